@@ -1,0 +1,107 @@
+/* engine_abi.h: the C ABI of a bundle's shared object.
+ *
+ * Every backend's shared object exports exactly these functions, so the run
+ * loop cannot tell one backend from another. The text between the markers is
+ * what the runtime hands to cffi's cdef() and what the emitted C includes: one
+ * text, so the two sides cannot drift apart.
+ *
+ * All functions return 0 (ENGINE_OK) or one of the ENGINE_E_* codes unless
+ * they say otherwise. One `engine` is driven by one caller at a time.
+ */
+#ifndef ENGINE_ABI_H
+#define ENGINE_ABI_H
+#include <stdint.h>
+
+/* cdef-begin */
+#define ENGINE_ABI_VERSION 1
+#define ENGINE_OK 0
+#define ENGINE_E_ARGUMENT 1  /* a count, slot, position or token out of range */
+#define ENGINE_E_MEMORY 2    /* the arena or the KV cache could not be mapped */
+#define ENGINE_E_THREADS 3   /* a worker thread could not be started */
+#define ENGINE_E_NUMERIC 4   /* a logit is NaN or infinite; see engine_fault */
+
+typedef struct engine engine;
+
+/* What the object was compiled for. Constants; readable before engine_open. */
+typedef struct {
+    int32_t abi_version;
+    int32_t n_vocab;          /* length of a row of logits */
+    int32_t n_layers;
+    int32_t context;          /* KV tokens a slot may hold */
+    int32_t slots;            /* sequences resident at once */
+    int32_t step_tokens;      /* most tokens one engine_forward may take */
+    int32_t n_ops;            /* length of engine_op_times' array */
+    uint64_t weights_bytes;   /* exact size of weights.bin */
+    uint64_t arena_bytes;     /* activations, static */
+    uint64_t kv_bytes;        /* KV cache of all slots */
+} engine_limits;
+
+/* Where the first non-finite value of a failed step arose. */
+typedef struct {
+    int32_t op;               /* index as in engine_op_name, -1 unknown */
+    int32_t layer;            /* -1: outside the layers */
+    int32_t token_index;      /* index in the step */
+} engine_fault;
+
+void engine_describe(engine_limits *out);
+
+/* Name of op kind i (0 <= i < n_ops), a static string; NULL past the end. */
+const char *engine_op_name(int32_t i);
+
+/* weights: the mapped weights.bin (page aligned, read-only is enough, stays
+ * mapped until engine_close). threads >= 1: the caller is thread 0. */
+int32_t engine_open(const void *weights, uint64_t weights_bytes, int32_t threads, engine **out);
+
+/* One step. Tokens of one sequence stand together, at consecutive ascending
+ * positions; different slots in any order; 1 <= n <= step_tokens. Position p of
+ * a slot may be written when 0..p-1 of it have been. want[i] != 0 asks for the
+ * logits of token i; rows come out in the order of i:
+ * logits: float[count(want)][n_vocab]. */
+int32_t engine_forward(engine *e, int32_t n,
+                       const int32_t *slot, const int32_t *position, const int32_t *token,
+                       const uint8_t *want, float *logits);
+
+/* After ENGINE_E_NUMERIC: runs the same step again, checking every op. */
+int32_t engine_locate_fault(engine *e, engine_fault *out);
+
+/* Nanoseconds spent in each op kind since engine_open, ns[n_ops]; all zero
+ * unless the plan asked for observability.op_timing. */
+void engine_op_times(const engine *e, uint64_t *ns);
+
+/* Nanoseconds spent inside engine_forward since engine_open. */
+uint64_t engine_forward_ns(const engine *e);
+
+void engine_close(engine *e);
+
+/* ---- sampling ---------------------------------------------------------- */
+typedef struct {
+    float temperature;        /* 0: greedy */
+    int32_t top_k;            /* 0: off */
+    float top_p;              /* 1: off */
+    float min_p;              /* 0: off */
+    float typical_p;          /* 1: off */
+    float repetition_penalty; /* 1: off */
+    float presence_penalty;   /* 0: off */
+    float frequency_penalty;  /* 0: off */
+    uint64_t seed;
+} engine_sampling;
+
+typedef struct {
+    int32_t token;            /* the chosen id */
+    float logprob;            /* log softmax of the raw logits at token */
+} engine_choice;
+
+/* Chooses a token from logits[n_vocab] (not modified). history[n_history]: ids
+ * the penalties look at. bias_*: logit bias. scratch: float[4 * n_vocab].
+ * The draw depends on (seed, position) only (Philox 4x32-10). */
+int32_t engine_sample(const float *logits, int32_t n_vocab, const engine_sampling *params,
+                      const int32_t *history, int32_t n_history,
+                      const int32_t *bias_token, const float *bias, int32_t n_bias,
+                      uint64_t position, float *scratch, engine_choice *out);
+
+/* The n most likely tokens of a row and their log-probabilities, descending,
+ * ties to the lowest id. */
+int32_t engine_top_logprobs(const float *logits, int32_t n_vocab, int32_t n,
+                            int32_t *tokens, float *logprobs);
+/* cdef-end */
+#endif
