@@ -1,0 +1,28 @@
+"""Fixtures shared by all rooms' tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of test data beside the checkout, or ``$ENGINE_TEST_DATA``; skips where it is missing."""
+    folder = Path(os.environ.get("ENGINE_TEST_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"test data not found at {folder}; set ENGINE_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test run keeps its bundles, weights and records in a cache of its own."""
+    base = Path(os.environ.get("ENGINE_TEST_CACHE") or tmp_path_factory.getbasetemp() / "cache")
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(base))
