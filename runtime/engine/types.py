@@ -1,0 +1,225 @@
+"""What flows between the run loop and whoever drives it: requests in, events out.
+
+The scheduler drives an :class:`EngineLike`; it never sees the compiled object,
+the weights or the tokenizer. A step is three verbs of the driver: choose the
+work, ``step(work)`` it, act on the report.
+
+Life of a sequence::
+
+    admit ─▶ PREFILL ─(last prompt token processed, first token sampled)─▶ DECODE ─▶ FINISHED ─▶ release
+                └──────────────── finish(reason) at any point ───────────────────────▶┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from runtime.errors import EngineError
+
+
+class StopReason(StrEnum):
+    """Why an execution ended. Recorded with it; these names are part of the contract."""
+
+    END_OF_SEQUENCE = "end_of_sequence"
+    STOP_SEQUENCE = "stop_sequence"
+    MAX_TOKENS = "max_tokens"
+    MAX_SECONDS = "max_seconds"
+    ENERGY_LIMIT = "energy_limit"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+class Phase(StrEnum):
+    """Where an admitted sequence stands."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen from a row of logits; the neutral value of each is off.
+
+    The order of the steps is that of ``kernels_c/sampling.c``. The draw depends
+    on ``seed`` and the token's position only. Penalties look at the whole
+    sequence so far, prompt included.
+    """
+
+    temperature: float = 0.0  # 0: greedy
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0  # 0 … 2^64 - 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an execution may use.
+
+    ``max_tokens`` and ``max_seconds`` (from admission, prefill included) are kept
+    by the run loop; the energy limits by whoever holds the meter, through
+    :meth:`EngineLike.finish` or by waiting between steps (``on_limit: pace``).
+    """
+
+    max_tokens: int = 512
+    max_seconds: float | None = None
+    max_watts: float | None = None
+    max_joules: float | None = None
+    on_limit: str = "stop"  # stop | pace
+
+
+@dataclass(frozen=True)
+class Request:
+    """One execution to run, in token ids.
+
+    ``logprobs``: ``None`` for none, else how many of the most likely tokens are
+    reported beside each chosen one (0: the chosen one's only).
+    ``stop``: texts that end the execution; they are not part of its result.
+    ``ignore_eos``: go on past an end-of-sequence token (for benchmarks).
+    """
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    limits: Limits = Limits()
+    stop: tuple[str, ...] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What the bundle was compiled for (``engine_limits`` of the C ABI)."""
+
+    n_vocab: int
+    n_layers: int
+    context: int  # KV tokens a slot may hold
+    slots: int  # sequences resident at once
+    step_tokens: int  # most tokens of one step, all sequences together
+    n_ops: int = 0
+    weights_bytes: int = 0
+    arena_bytes: int = 0
+    kv_bytes: int = 0
+
+
+class SequenceLike(Protocol):
+    """A sequence as its driver sees it. Read-only outside the engine."""
+
+    @property
+    def request(self) -> Request: ...
+    @property
+    def slot(self) -> int:
+        """The KV slot it holds, 0 … slots - 1; -1 after ``release``."""
+    @property
+    def phase(self) -> Phase: ...
+    @property
+    def remaining_prefill(self) -> int:
+        """Prompt tokens not yet processed; 0 once it decodes."""
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """Generated ids in order, a final end-of-sequence token included."""
+    @property
+    def text(self) -> str:
+        """The generated text so far, stop sequence excluded, held-back text excluded until it ends."""
+    @property
+    def stop_reason(self) -> StopReason | None: ...
+    @property
+    def error(self) -> EngineError | None:
+        """The cause where ``stop_reason`` is ``error``."""
+    @property
+    def admitted_ns(self) -> int:
+        """Monotonic clock at admission; likewise the other ``_ns``."""
+    @property
+    def token_ns(self) -> Sequence[int]:
+        """When each generated token was ready."""
+    @property
+    def finished_ns(self) -> int | None: ...
+    @property
+    def logits_digest(self) -> str:
+        """256-bit BLAKE2b (hex) over the float32 rows its tokens were sampled from, in order.
+
+        Depends on the plan, the prompt and the sampled tokens; not on chunking,
+        batching, threads or backend.
+        """
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One generated token.
+
+    ``text`` is what became safe to show with it: whole characters only, and
+    nothing that might still turn out to be part of a stop sequence. It may be
+    empty, and the last event of a sequence carries what had been held back.
+    The texts of all events, joined, are the sequence's ``text``.
+    """
+
+    sequence: SequenceLike
+    index: int  # 0-based among the generated tokens
+    token: int
+    text: str
+    time_ns: int
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did.
+
+    ``events`` in the order of the work; ``finished``: the sequences that ended
+    in this step (each still holds its slot until ``release``). ``forward_ns`` is
+    the time inside the compiled code.
+    """
+
+    events: tuple[TokenEvent, ...]
+    finished: tuple[SequenceLike, ...]
+    n_prefill: int  # prompt tokens processed
+    n_decode: int  # decode tokens processed
+    started_ns: int
+    ended_ns: int
+    forward_ns: int
+
+
+class EngineLike(Protocol):
+    """The run loop as the scheduler drives it; one thread at a time."""
+
+    @property
+    def limits(self) -> EngineLimits: ...
+
+    @property
+    def free_slots(self) -> int: ...
+
+    def admit(self, request: Request) -> SequenceLike:
+        """Gives the request a slot, in phase ``PREFILL``; computes nothing.
+
+        Errors: ``no_free_slot``, ``prompt_empty``, ``prompt_too_long`` (more than
+        ``limits.context``), ``token_out_of_range``, ``invalid_request``.
+        """
+
+    def step(self, work: Sequence[tuple[SequenceLike, int]]) -> StepReport:
+        """One forward over ``work``: (sequence, tokens), each sequence at most once.
+
+        In ``PREFILL`` 1 … ``remaining_prefill`` prompt tokens; in ``DECODE`` exactly
+        1; all together at most ``limits.step_tokens``. A sequence whose last
+        prompt token, or whose decode token, is in the step gets its next token.
+
+        A sequence whose logits are not finite finishes with ``error``; the others
+        of the step go on. Raises ``invalid_work`` (nothing was computed).
+        """
+
+    def finish(self, sequence: SequenceLike, reason: StopReason, error: EngineError | None = None) -> str:
+        """Ends a sequence from outside (cancelled, energy limit); returns the text still held back.
+
+        No effect, and "", if it has already finished.
+        """
+
+    def release(self, sequence: SequenceLike) -> None:
+        """Frees the slot of a finished sequence (or cancels it first); the object stays readable."""
