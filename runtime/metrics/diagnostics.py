@@ -1,0 +1,148 @@
+"""What is worth knowing of an execution beside its official metrics.
+
+None of it is official: it is published under ``diagnostics``, and each unknown
+value has its reason in ``diagnostics.unknown``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from runtime.metrics.official import NS_PER_MS, NS_PER_SECOND, OfficialMetrics
+from runtime.metrics.reading import SOURCE_NONE, EnergyReading
+
+NO_TIME = "the execution took no measurable time"
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Beside the metrics of one execution; field names are the JSON keys.
+
+    ``bytes_per_token`` is what the backend reads from memory for a decoded
+    token (weights and KV), ``gb_per_s`` that times the decode rate in 10^9 bytes.
+    ``tokens_per_joule`` is generated tokens over joules: what
+    ``tokens_per_watt`` is dimensionally, over the same period.
+    ``runtime_overhead`` is the share (0 … 1) of the active period spent outside
+    the compiled forward pass.
+    """
+
+    prompt_tokens: int
+    ttft_ms: float | None
+    prefill_tokens_per_sec: float | None
+    decode_tokens_per_sec: float | None
+    bytes_per_token: int | None
+    gb_per_s: float | None
+    energy_joules: float | None
+    tokens_per_joule: float | None
+    runtime_overhead: float | None
+    queue_ms: float | None
+    logits_digest: str | None
+    energy: Mapping[str, object]
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """The ``diagnostics`` object; entries of ``extra`` stand beside the named ones."""
+        body: dict[str, object] = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("unknown", "extra")
+        }
+        body["energy"] = dict(self.energy)
+        body |= {key: value for key, value in self.extra.items() if key not in body}
+        body["unknown"] = dict(self.unknown)
+        return body
+
+
+def compute_diagnostics(
+    metrics: OfficialMetrics,
+    *,
+    started_ns: int,
+    finished_ns: int,
+    token_times_ns: tuple[int, ...] | list[int],
+    energy: EnergyReading | None,
+    prompt_tokens: int,
+    forward_ns: int | None = None,
+    bytes_per_token: int | None = None,
+    queue_ms: float | None = None,
+    logits_digest: str | None = None,
+    extra: Mapping[str, object] | None = None,
+) -> Diagnostics:
+    """Diagnostics of an execution; takes the times that :func:`compute_metrics` took.
+
+    The first token closes the prefill (its logits come out of it), so the
+    prefill rate is ``prompt_tokens`` over the time to the first token and the
+    decode rate the *other* tokens over the time from the first to the last.
+    ``forward_ns`` is the time spent inside the compiled forward pass for this
+    execution; None in a batch, where a step serves several.
+    """
+    unknown: dict[str, str] = {}
+    reading = energy if energy is not None else EnergyReading.none("energy was not measured")
+
+    first_ns = token_times_ns[0] - started_ns if token_times_ns else None
+    decode_ns = token_times_ns[-1] - token_times_ns[0] if len(token_times_ns) > 1 else None
+    decode_rate = (len(token_times_ns) - 1) * NS_PER_SECOND / decode_ns if decode_ns else None
+    prefill_rate = prompt_tokens * NS_PER_SECOND / first_ns if first_ns else None
+    if first_ns is None:
+        of_tokens = ("latency_p50_ms", "latency_p95_ms", "ttft_ms", "prefill_tokens_per_sec")
+        unknown |= dict.fromkeys(of_tokens, "no token was generated")
+    if decode_rate is None:
+        unknown["decode_tokens_per_sec"] = "fewer than two tokens were generated"
+    if metrics.tokens_per_sec is None:
+        unknown["tokens_per_sec"] = NO_TIME
+
+    gb_per_s = bytes_per_token * decode_rate / 1e9 if bytes_per_token and decode_rate else None
+    if bytes_per_token is None:
+        unknown["bytes_per_token"] = "the bundle does not say how many bytes a token reads"
+    if gb_per_s is None:
+        unknown["gb_per_s"] = unknown.get("bytes_per_token") or unknown["decode_tokens_per_sec"]
+
+    total_ns = finished_ns - started_ns
+    overhead = max(0.0, 1 - forward_ns / total_ns) if forward_ns is not None and total_ns > 0 else None
+    if overhead is None:
+        unknown["runtime_overhead"] = (
+            "the steps were shared with other executions" if forward_ns is None else unknown["tokens_per_sec"]
+        )
+    if queue_ms is None:
+        unknown["queue_ms"] = "the execution did not go through a queue"
+    if logits_digest is None:
+        unknown["logits_digest"] = "no logits were computed"
+    if metrics.memory_peak_mb is None:
+        unknown["memory_peak_mb"] = "the operating system did not say"
+
+    joules = reading.complete_joules
+    reason = reading.reason or "energy was not measured"
+    if metrics.watts_avg is None:
+        unknown["watts_avg"] = reason
+    if metrics.tokens_per_watt is None:
+        unknown["tokens_per_watt"] = NO_TIME if metrics.watts_avg else reason
+    if joules is None:
+        unknown["energy_joules"] = reason
+    if not joules:
+        unknown["tokens_per_joule"] = reason
+    return Diagnostics(
+        prompt_tokens=prompt_tokens,
+        ttft_ms=None if first_ns is None else first_ns / NS_PER_MS,
+        prefill_tokens_per_sec=prefill_rate,
+        decode_tokens_per_sec=decode_rate,
+        bytes_per_token=bytes_per_token,
+        gb_per_s=gb_per_s,
+        energy_joules=joules,
+        tokens_per_joule=metrics.tokens_total / joules if joules else None,
+        runtime_overhead=overhead,
+        queue_ms=queue_ms,
+        logits_digest=logits_digest,
+        energy=energy_json(reading),
+        unknown=unknown,
+        extra=extra or {},
+    )
+
+
+def energy_json(reading: EnergyReading) -> dict[str, object]:
+    """Where the energy came from: ``{source, reason, domains, gaps, gap_seconds}``."""
+    return {
+        "source": reading.source,
+        "reason": reading.reason or ("no meter" if reading.source == SOURCE_NONE else None),
+        "domains": dict(reading.domains),
+        "gaps": len(reading.gaps),
+        "gap_seconds": reading.gap_seconds,
+    }
