@@ -1,0 +1,374 @@
+"""Continuous batching in three verbs: ``schedule`` → (the caller runs the step) → ``commit``.
+
+What holds under every policy:
+
+* a step has at most ``step_tokens`` tokens and at most one part a sequence;
+* every decoding sequence is in every step while ``slots < step_tokens``; otherwise those
+  that waited longest go first, so none waits more than ``ceil(slots / (step_tokens - 1))`` steps;
+* a resident prompt always advances within a bounded number of steps;
+* a queued execution is passed over by at most ``PATIENCE`` later ones;
+* nothing that was admitted is put back (no preemption).
+
+The policy of the oldest execution present (queued or resident) governs a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+from runtime.errors import EXIT_RUN, EngineError
+from runtime.scheduler import policy as policies
+from runtime.scheduler.cost import CostModel
+from runtime.scheduler.types import Decision, Hold, Part, Phase, Step, Ticket
+
+#: How many later arrivals may be admitted before a queued execution.
+PATIENCE = 16
+#: Decisions kept for one execution; the last place is overwritten beyond it.
+MAX_DECISIONS = 256
+
+
+@dataclass
+class _Entry:
+    """The scheduler's own state of one ticket."""
+
+    ticket: Ticket
+    order: int
+    since_ns: int
+    policy: policies.Policy
+    slot: int = -1
+    prefilled: int = 0
+    generated: int = 0
+    last_step: int = 0
+    passed_over: int = 0
+    decisions: list[Decision] = field(default_factory=list)
+
+    @property
+    def phase(self) -> Phase:
+        if self.slot < 0:
+            return Phase.QUEUED
+        return Phase.PREFILL if self.prefilled < self.ticket.prompt_tokens else Phase.DECODE
+
+    @property
+    def held_tokens(self) -> int:
+        return self.prefilled + self.generated
+
+
+class Scheduler:
+    """Queue, slots and the next step of one served bundle. Driven by one thread.
+
+    ``slots``, ``step_tokens``, ``context`` are the bundle's limits, ``queue_limit`` the
+    most executions that may wait. All methods are O(queue + slots).
+    """
+
+    def __init__(
+        self, *, slots: int, step_tokens: int, context: int, queue_limit: int, cost: CostModel
+    ) -> None:
+        for name, value in (("slots", slots), ("step_tokens", step_tokens), ("context", context)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        self.slots = slots
+        self.step_tokens = step_tokens
+        self.context = context
+        self.queue_limit = queue_limit
+        self.cost = cost
+        self._queue: dict[str, _Entry] = {}  # by arrival
+        self._resident: dict[str, _Entry] = {}  # by admission
+        self._free = list(range(slots - 1, -1, -1))
+        self._arrivals = 0
+        self._steps = 0
+        self._open: Step | None = None
+        self._last_was_prefill = False
+
+    # ---- what is there ---------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        return len(self._resident)
+
+    @property
+    def idle(self) -> bool:
+        return not self._queue and not self._resident
+
+    def phase(self, id: str) -> Phase:
+        """The phase of a ticket; ``FINISHED`` for one that is not here."""
+        entry = self._queue.get(id) or self._resident.get(id)
+        return entry.phase if entry else Phase.FINISHED
+
+    def residents(self) -> tuple[tuple[int, str, Phase, int], ...]:
+        """(slot, id, phase, tokens held) of every occupied slot, by slot."""
+        return tuple(sorted((e.slot, e.ticket.id, e.phase, e.held_tokens) for e in self._resident.values()))
+
+    def explain(self, id: str) -> tuple[Decision, ...]:
+        """Every decision about a ticket that is still here, oldest first."""
+        entry = self._queue.get(id) or self._resident.get(id)
+        return tuple(entry.decisions) if entry else ()
+
+    # ---- the verbs ---------------------------------------------------------------
+
+    def submit(self, ticket: Ticket, now_ns: int) -> None:
+        """Queues a ticket. Raises ``queue_full``, ``context_exceeded``, ``unknown_scheduler_policy``."""
+        if ticket.id in self._queue or ticket.id in self._resident:
+            raise ValueError(f"ticket {ticket.id!r} is here already")
+        if ticket.prompt_tokens < 1 or ticket.max_new_tokens < 1:
+            raise ValueError("a ticket has at least one prompt token and one token to generate")
+        # The last generated token is emitted, not stored, so it needs no place in the cache.
+        if ticket.prompt_tokens + ticket.max_new_tokens - 1 > self.context:
+            raise EngineError(
+                "context_exceeded",
+                f"{ticket.prompt_tokens} prompt tokens and {ticket.max_new_tokens} new ones "
+                f"do not fit the context of {self.context}",
+                path="limits.max_tokens",
+                allowed=f"prompt + max_tokens - 1 <= {self.context}",
+                hint="shorten the prompt, ask for fewer tokens, or compile the plan with a larger context",
+                exit_code=EXIT_RUN,
+            )
+        if len(self._queue) >= self.queue_limit:
+            raise EngineError(
+                "queue_full",
+                f"{len(self._queue)} executions are waiting already",
+                hint="try again later",
+                exit_code=EXIT_RUN,
+            )
+        entry = _Entry(ticket, self._arrivals, now_ns, policies.get(ticket.policy))
+        self._arrivals += 1
+        self._queue[ticket.id] = entry
+        self._note(
+            entry,
+            now_ns,
+            "queued",
+            f"policy {ticket.policy}",
+            ("ahead", len(self._queue) - 1),
+            ("running", len(self._resident)),
+        )
+
+    def cancel(self, id: str, now_ns: int, reason: str = "cancelled") -> tuple[Decision, ...]:
+        """Takes a ticket out in any phase and frees its slot. Returns its decisions.
+
+        Between ``schedule`` and ``commit`` the open step keeps the part; commit then
+        ignores it. A ticket that is not here gives ``()``.
+        """
+        entry = self._queue.pop(id, None)
+        if entry is None:
+            entry = self._resident.pop(id, None)
+            if entry is None:
+                return ()
+            self._free.append(entry.slot)
+        self._note(entry, now_ns, "cancelled", reason, ("held_tokens", entry.held_tokens))
+        return tuple(entry.decisions)
+
+    def schedule(self, now_ns: int) -> Step | Hold | None:
+        """The next step, how long to wait and why, or None when there is nothing to do."""
+        if self._open is not None:
+            raise RuntimeError("the step before has not been committed")
+        if self.idle:
+            return None
+        governing = min((*self._queue.values(), *self._resident.values()), key=lambda e: e.order).policy
+        admitted, hold = self._admit(governing, now_ns)
+        if not self._resident:
+            assert hold is not None  # somebody waits and every slot is free, so only a hold is left
+            return hold
+        parts = self._fill(governing, now_ns)
+        self._steps += 1
+        self._open = Step(self._steps, parts, governing.name, tuple(e.ticket.id for e in admitted))
+        return self._open
+
+    def commit(self, step: Step, finished: Collection[str], now_ns: int) -> dict[str, tuple[Decision, ...]]:
+        """Takes a run step into account. ``finished``: sequences that ended with it.
+
+        Their slots are free afterwards; returns the decisions of each.
+        """
+        if step is not self._open:
+            raise RuntimeError("only the step that schedule() gave last can be committed")
+        self._open = None
+        for part in step.parts:
+            entry = self._resident.get(part.id)
+            if entry is None or entry.slot != part.slot:
+                continue  # cancelled while the step ran
+            if part.phase is Phase.PREFILL:
+                entry.prefilled += part.count
+            else:
+                entry.generated += part.count
+            entry.last_step = step.number
+        explained: dict[str, tuple[Decision, ...]] = {}
+        for id in finished:
+            entry = self._resident.pop(id, None)
+            if entry is None:
+                continue
+            self._free.append(entry.slot)
+            self._note(entry, now_ns, "finished", "ended", ("held_tokens", entry.held_tokens))
+            explained[id] = tuple(entry.decisions)
+        return explained
+
+    def abandon(self, step: Step) -> None:
+        """Gives up an open step whose run failed; the state is as before it was scheduled,
+        except that admitted tickets stay admitted."""
+        if step is not self._open:
+            raise RuntimeError("only the step that schedule() gave last can be abandoned")
+        self._open = None
+
+    def check(self) -> None:
+        """Integrity: every slot is free or held by exactly one resident. Raises ``scheduler_integrity``."""
+        held = [entry.slot for entry in self._resident.values()]
+        problems = []
+        if sorted(held + self._free) != list(range(self.slots)):
+            problems.append(f"slots held {sorted(held)}, free {sorted(self._free)}, of {self.slots}")
+        if self._queue.keys() & self._resident.keys():
+            problems.append("a ticket is queued and resident at once")
+        if any(entry.slot >= 0 for entry in self._queue.values()):
+            problems.append("a queued ticket holds a slot")
+        if len(self._queue) > self.queue_limit:
+            problems.append(f"{len(self._queue)} queued, {self.queue_limit} allowed")
+        if problems:
+            raise EngineError("scheduler_integrity", "; ".join(problems), exit_code=EXIT_RUN)
+
+    # ---- how a step comes about -----------------------------------------------------
+
+    def _view(self, now_ns: int) -> policies.View:
+        residents = self._resident.values()
+        return policies.View(
+            now_ns=now_ns,
+            slots=self.slots,
+            free_slots=len(self._free),
+            step_tokens=self.step_tokens,
+            decoding=sum(e.phase is Phase.DECODE for e in residents),
+            kv_tokens=sum(e.held_tokens for e in residents),
+            waiting=tuple(
+                policies.Waiting(
+                    e.ticket.id,
+                    e.order,
+                    e.since_ns,
+                    e.ticket.prompt_tokens,
+                    e.ticket.max_new_tokens,
+                    e.ticket.deadline_ns,
+                )
+                for e in self._queue.values()
+            ),
+            prefilling=tuple(
+                policies.Prefilling(e.ticket.id, e.order, e.ticket.prompt_tokens - e.prefilled)
+                for e in residents
+                if e.phase is Phase.PREFILL
+            ),
+            cost=self.cost,
+        )
+
+    def _admit(self, governing: policies.Policy, now_ns: int) -> tuple[list[_Entry], Hold | None]:
+        admitted: list[_Entry] = []
+        if not self._queue:
+            return admitted, None
+        if not self._free:
+            for entry in self._queue.values():
+                self._note(entry, now_ns, "delayed", "every slot is taken", ("slots", self.slots))
+            return admitted, None
+        view = self._view(now_ns)
+        until = min(e.since_ns for e in self._queue.values()) + governing.hold_ns(view)
+        if now_ns < until:
+            reason = f"{governing.name} waits for company"
+            for entry in self._queue.values():
+                self._note(entry, now_ns, "delayed", reason, ("waiting", len(self._queue)))
+            return admitted, Hold(until, reason)
+        keys = {w.id: (*governing.admission_key(w, view), w.order) for w in view.waiting}
+        ranked = sorted(self._queue.values(), key=lambda e: keys[e.ticket.id])
+        while self._free and self._queue:
+            overdue = next((e for e in self._queue.values() if e.passed_over >= PATIENCE), None)
+            entry = overdue or next(e for e in ranked if e.slot < 0)
+            for other in self._queue.values():
+                if other.order >= entry.order:
+                    break
+                other.passed_over += 1
+            del self._queue[entry.ticket.id]
+            entry.slot = self._free.pop()
+            entry.last_step = self._steps
+            self._resident[entry.ticket.id] = entry
+            admitted.append(entry)
+            self._note(
+                entry,
+                now_ns,
+                "admitted",
+                "passed over often enough" if overdue else f"first by {governing.name}",
+                ("slot", entry.slot),
+                ("waited_ns", now_ns - entry.since_ns),
+                ("running", len(self._resident)),
+            )
+        for entry in self._queue.values():
+            self._note(entry, now_ns, "delayed", "every slot is taken", ("slots", self.slots))
+        return admitted, None
+
+    def _fill(self, governing: policies.Policy, now_ns: int) -> tuple[Part, ...]:
+        view = self._view(now_ns)
+        decoding = sorted(
+            (e for e in self._resident.values() if e.phase is Phase.DECODE),
+            key=lambda e: (e.last_step, e.order),
+        )
+        # A place is kept for prompts, or a full house of decodes would starve them; with a
+        # single token a step, prompts and decodes take turns.
+        reserve = 0
+        if view.prefilling and decoding:
+            reserve = 1 if self.step_tokens > 1 or not self._last_was_prefill else 0
+        decoding = decoding[: self.step_tokens - reserve]
+        parts = [
+            Part(e.ticket.id, e.slot, Phase.DECODE, e.held_tokens, 1, True)
+            for e in sorted(decoding, key=lambda e: e.slot)
+        ]
+        budget = self.step_tokens - len(parts)
+        chunks: dict[str, int] = {}
+        if view.prefilling and budget:
+            wanted = max(1, min(budget, governing.prefill_tokens(budget, view)))
+            # The oldest prompt moves in every step that prefills at all, whatever the policy divides.
+            oldest = min(view.prefilling, key=lambda p: p.order)
+            chunks = dict(governing.divide(wanted, view.prefilling))
+            if not chunks.get(oldest.id):
+                chunks = {oldest.id: 1, **_without_one(chunks, wanted)}
+            _check_chunks(chunks, wanted, view, governing.name)
+        self._last_was_prefill = bool(chunks)
+        for id, count in sorted(chunks.items(), key=lambda item: self._resident[item[0]].slot):
+            if count:
+                entry = self._resident[id]
+                ends = entry.prefilled + count == entry.ticket.prompt_tokens
+                parts.append(Part(id, entry.slot, Phase.PREFILL, entry.prefilled, count, ends))
+        for part in parts:
+            self._note(
+                self._resident[part.id],
+                now_ns,
+                "batched" if part.phase is Phase.DECODE else "prefill",
+                governing.name,
+                ("sequences", len(parts)),
+                ("tokens", part.count),
+            )
+        return tuple(parts)
+
+    def _note(self, entry: _Entry, now_ns: int, action: str, reason: str, *numbers: tuple[str, int]) -> None:
+        """Adds a decision; the same choice in the next step only counts up."""
+        last = entry.decisions[-1] if entry.decisions else None
+        if last and (last.action, last.reason, last.numbers) == (action, reason, numbers):
+            entry.decisions[-1] = replace(last, steps=last.steps + 1)
+            return
+        decision = Decision(now_ns, self._steps, action, reason, numbers)
+        if len(entry.decisions) >= MAX_DECISIONS:
+            entry.decisions[-1] = decision
+        else:
+            entry.decisions.append(decision)
+
+
+def _without_one(chunks: dict[str, int], budget: int) -> dict[str, int]:
+    """The same chunks with one token less where they fill the budget."""
+    if sum(chunks.values()) < budget:
+        return chunks
+    largest = max(chunks, key=lambda id: chunks[id])
+    return {id: count - (id == largest) for id, count in chunks.items()}
+
+
+def _check_chunks(chunks: dict[str, int], budget: int, view: policies.View, name: str) -> None:
+    """A registered policy from elsewhere is held to its contract."""
+    remaining = {p.id: p.remaining for p in view.prefilling}
+    legal = all(0 <= count <= remaining.get(id, -1) for id, count in chunks.items())
+    if not legal or not 0 < sum(chunks.values()) <= budget:
+        raise EngineError(
+            "scheduler_policy_broken",
+            f"policy {name!r} divided {budget} prefill tokens as {chunks}, remaining {remaining}",
+            exit_code=EXIT_RUN,
+        )

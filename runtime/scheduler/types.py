@@ -1,0 +1,101 @@
+"""What the scheduler takes and gives: tickets in, steps out, decisions beside them.
+
+All counts are tokens, all times nanoseconds of one monotonic clock that the
+caller reads. Nothing here knows a model, a backend or a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where a scheduled execution stands."""
+
+    QUEUED = "queued"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One execution as the scheduler sees it.
+
+    ``prompt_tokens`` >= 1 are prefilled; at most ``max_new_tokens`` >= 1 are then
+    generated. ``policy`` names the declared scheduler policy of this execution.
+    ``deadline_ns`` is when its time limit passes, or None.
+    """
+
+    id: str
+    prompt_tokens: int
+    max_new_tokens: int
+    policy: str = "default"
+    deadline_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The tokens of one sequence in a step.
+
+    Prefill: prompt tokens ``[start, start + count)``; ``samples`` is true for the
+    chunk that ends the prompt. Decode: ``count`` is 1, ``samples`` is true and
+    ``start`` is the number of tokens the sequence already holds.
+    """
+
+    id: str
+    slot: int
+    phase: Phase
+    start: int
+    count: int
+    samples: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the compiled forward: at most ``step_tokens`` tokens in all parts."""
+
+    number: int
+    parts: tuple[Part, ...]
+    policy: str
+    admitted: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        return sum(part.count for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Nothing is run before ``until_ns``, and why; a new ticket may end it earlier."""
+
+    until_ns: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One explained choice about one execution.
+
+    ``action``: ``queued``, ``delayed``, ``admitted``, ``prefill``, ``batched``,
+    ``finished`` or ``cancelled``. ``steps`` counts how many consecutive steps the
+    same choice held; ``numbers`` holds the integers it rests on.
+    """
+
+    at_ns: int
+    step: int
+    action: str
+    reason: str
+    numbers: tuple[tuple[str, int], ...] = ()
+    steps: int = 1
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "at_ns": self.at_ns,
+            "step": self.step,
+            "action": self.action,
+            "reason": self.reason,
+            "steps": self.steps,
+            **dict(self.numbers),
+        }
