@@ -1,0 +1,231 @@
+"""Every op of the graph: what it takes, what it gives, and the checks ``verify`` makes.
+
+An op is declared once, here. :mod:`compiler.interpret` says what it computes,
+``kernels_c`` how. To add one, see HACKING.md.
+
+``partition`` says how threads share an op: by ``rows`` (each thread a fixed,
+contiguous range of the step's tokens), by ``panels`` (16 output rows of a
+weight), by ``heads`` (sequence x KV head x query tile), or ``none`` (a view).
+``in_place`` names the input whose buffer the result may take over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from compiler.graph import Graph, Node, Ref, ValueType, Weight
+
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh")
+QUANTIZED = {"q256": 256, "q32": 32}
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """Arity, attributes with their types, and how a result type follows from the inputs."""
+
+    name: str
+    inputs: int | tuple[int, ...]
+    weights: int | tuple[int, int]
+    attrs: dict[str, type]
+    infer: Callable[[Node, list[ValueType], list[tuple[int, ...]]], ValueType]
+    partition: str
+    in_place: int | None = None
+
+
+def _same(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
+    return ins[0]
+
+
+def _matmul(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
+    _need(node, ws[0][-1] == ins[0].columns, f"weight rows of {ws[0][-1]}, input of {ins[0].columns}")
+    return ValueType("f32", ins[0].rows, ws[0][-2])
+
+
+def _linear(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
+    matrices = ws[: int(node.attrs["segments"])]
+    for shape in matrices:
+        _need(node, shape[-1] == ins[0].columns, f"weight rows of {shape[-1]}, input of {ins[0].columns}")
+    out = ValueType("f32", ins[0].rows, sum(shape[-2] for shape in matrices))
+    biased = [shape for shape, has in zip(matrices, str(node.attrs["biases"]), strict=True) if has == "b"]
+    biases = ws[len(matrices) :]
+    _need(node, len(biased) == len(biases), f"{len(biased)} biases declared, {len(biases)} given")
+    for shape, bias in zip(biased, biases, strict=True):
+        _need(node, bias == (shape[-2],), f"bias of {bias} for {shape[-2]} rows")
+    if len(ins) == 2:
+        _need(node, ins[1] == out, f"residual {ins[1]} is not {out}")
+    return out
+
+
+def _linear_glu(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
+    _need(node, ws[0] == ws[1], f"gate {ws[0]} and up {ws[1]} differ")
+    _need(node, ws[0][-1] == ins[0].columns, f"weight rows of {ws[0][-1]}, input of {ins[0].columns}")
+    return ValueType("f32", ins[0].rows, ws[0][-2])
+
+
+def _norm(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
+    columns, groups = ins[0].columns, int(node.attrs["groups"])
+    _need(node, columns % groups == 0, f"{columns} columns in {groups} groups")
+    for shape in ws:
+        size = 1
+        for dim in shape:
+            size *= dim
+        _need(node, size in (columns, columns // groups), f"{size} norm weights for {columns}/{groups}")
+    return ins[0]
+
+
+def _pair(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
+    _need(node, ins[0] == ins[1], f"{ins[0]} and {ins[1]} differ")
+    return ins[0]
+
+
+def _slice(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
+    first, end = int(node.attrs["first"]), int(node.attrs["end"])
+    _need(node, 0 <= first < end <= ins[0].columns, f"[{first}:{end}] of {ins[0].columns} columns")
+    return ValueType(ins[0].dtype, ins[0].rows, end - first)
+
+
+def _embed(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
+    return ValueType("f32", "T", ws[0][-1])
+
+
+def _bias(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
+    _need(node, ws[0] == (ins[0].columns,), f"bias of {ws[0]} for {ins[0].columns} columns")
+    return ins[0]
+
+
+def _attention(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
+    heads, kv_heads = int(node.attrs["heads"]), int(node.attrs["kv_heads"])
+    _need(node, heads % kv_heads == 0, f"{heads} heads over {kv_heads} KV heads")
+    width = heads * int(node.attrs["head_dim"])
+    _need(node, ins[0].columns == width, f"queries of {ins[0].columns}, heads of {width}")
+    return ValueType("f32", ins[0].rows, heads * int(node.attrs["head_dim_v"]))
+
+
+def _expert_matmul(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
+    _need(node, all(len(shape) == 3 for shape in ws), "expert weights have three dimensions")
+    return ValueType("f32", "P", ws[0][-2])
+
+
+def _specs() -> dict[str, OpSpec]:
+    shape = {"heads": int, "kv_heads": int, "head_dim": int, "head_dim_v": int}
+    table = [
+        OpSpec("embed", 0, 1, {}, _embed, "rows"),
+        OpSpec("select", 1, 0, {}, lambda n, i, w: ValueType(i[0].dtype, "W", i[0].columns), "rows"),
+        OpSpec("slice", 1, 0, {"first": int, "end": int}, _slice, "none"),
+        OpSpec("rms_norm", 1, (0, 1), {"eps": float, "groups": int}, _norm, "rows", 0),
+        OpSpec("layer_norm", 1, (0, 2), {"eps": float, "groups": int}, _norm, "rows", 0),
+        OpSpec("matmul", 1, 1, {}, _matmul, "panels"),
+        OpSpec("bias", 1, 1, {}, _bias, "rows", 0),
+        OpSpec("add", 2, 0, {}, _pair, "rows", 0),
+        OpSpec("scale", 1, 0, {"by": float}, _same, "rows", 0),
+        OpSpec("softcap", 1, 0, {"cap": float}, _same, "rows", 0),
+        OpSpec("act", 1, 0, {"kind": str}, _same, "rows", 0),
+        OpSpec("glu", 2, 0, {"kind": str}, _pair, "rows", 0),
+        OpSpec("mul_row", 2, 0, {}, _same, "rows", 0),
+        OpSpec(
+            "rope",
+            1,
+            1,
+            {"heads": int, "head_dim": int, "pairing": str, "mscale": float},
+            _same,
+            "rows",
+            0,
+        ),
+        OpSpec("kv_store", 2, 0, shape, lambda n, i, w: ValueType("kv", "T", 1), "rows"),
+        OpSpec(
+            "attention",
+            2,
+            0,
+            shape | {"scale": float, "softcap": float, "window": int},
+            _attention,
+            "heads",
+        ),
+        OpSpec(
+            "route",
+            1,
+            0,
+            {"experts": int, "used": int, "gating": str, "normalize": bool, "scale": float},
+            lambda n, i, w: ValueType("route", "T", int(n.attrs["used"])),
+            "rows",
+        ),
+        OpSpec("gather", 2, 0, {}, lambda n, i, w: ValueType("f32", "P", i[0].columns), "rows"),
+        OpSpec("combine", 2, 0, {}, lambda n, i, w: ValueType("f32", "T", i[0].columns), "rows"),
+        OpSpec("expert_matmul", 2, 1, {}, _expert_matmul, "panels"),
+        # Made by the fuse and assign passes.
+        OpSpec("linear", (1, 2), (1, 64), {"segments": int, "biases": str}, _linear, "panels", 1),
+        OpSpec("linear_glu", 1, (2, 4), {"kind": str, "biases": str}, _linear_glu, "panels"),
+        OpSpec("expert_glu", 2, 2, {"kind": str}, _expert_matmul, "panels"),
+        OpSpec(
+            "quantize",
+            1,
+            0,
+            {"group": int},
+            lambda n, i, w: ValueType(f"q{n.attrs['group']}", i[0].rows, i[0].columns),
+            "rows",
+        ),
+    ]
+    return {spec.name: spec for spec in table}
+
+
+OPS = _specs()
+
+
+class InvalidGraph(ValueError):
+    """A graph that breaks the grammar of its ops; a defect of the pass that made it."""
+
+
+def _need(node: Node, condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidGraph(f"{node.output} = {node.op}: {message}")
+
+
+def weight_shape(weights: dict[str, Weight] | object, ref: Ref) -> tuple[int, ...]:
+    """The shape a reference sees: a row range replaces the last dimension but one."""
+    weight: Weight = weights[ref.name]  # type: ignore[index]
+    if ref.first is None or ref.end is None:
+        return weight.shape
+    return (*weight.shape[:-2], ref.end - ref.first, weight.shape[-1])
+
+
+def verify(graph: Graph) -> Graph:
+    """Checks SSA order, arity, attributes, references and types; returns the graph.
+
+    Raises :class:`InvalidGraph` naming the node.
+    """
+    types: dict[str, ValueType] = {}
+    for node in graph.nodes:
+        spec = OPS.get(node.op)
+        if spec is None:
+            raise InvalidGraph(f"{node.output}: unknown op {node.op!r}; known: {', '.join(OPS)}")
+        _need(node, node.output not in types, "defined twice")
+        for name in node.inputs:
+            _need(node, name in types, f"{name} is used before it is defined")
+        _verify_arity(node, spec)
+        for ref in node.weights:
+            _need(node, ref.name in graph.weights, f"weight {ref.name} is not declared")
+            _verify_range(node, ref, graph.weights[ref.name])
+        shapes = [weight_shape(graph.weights, ref) for ref in node.weights]
+        inferred = spec.infer(node, [types[name] for name in node.inputs], shapes)
+        _need(node, node.type == inferred, f"declared {node.type}, its inputs give {inferred}")
+        types[node.output] = node.type
+    if graph.output not in types:
+        raise InvalidGraph(f"the graph returns {graph.output}, which no node makes")
+    return graph
+
+
+def _verify_arity(node: Node, spec: OpSpec) -> None:
+    counts = spec.inputs if isinstance(spec.inputs, tuple) else (spec.inputs,)
+    _need(node, len(node.inputs) in counts, f"{len(node.inputs)} inputs, {spec.inputs} expected")
+    low, high = spec.weights if isinstance(spec.weights, tuple) else (spec.weights, spec.weights)
+    _need(node, low <= len(node.weights) <= high, f"{len(node.weights)} weights, {spec.weights} expected")
+    _need(node, set(node.attrs) == set(spec.attrs), f"attributes {sorted(node.attrs)}, {sorted(spec.attrs)} expected")
+    for key, kind in spec.attrs.items():
+        _need(node, type(node.attrs[key]) is kind, f"attribute {key}={node.attrs[key]!r} is not a {kind.__name__}")
+    if "kind" in spec.attrs:
+        _need(node, node.attrs["kind"] in ACTIVATIONS, f"unknown activation {node.attrs['kind']!r}")
+
+
+def _verify_range(node: Node, ref: Ref, weight: Weight) -> None:
+    if ref.first is not None and ref.end is not None:
+        _need(node, 0 <= ref.first < ref.end <= weight.shape[-2], f"{ref} lies outside {weight.shape}")
