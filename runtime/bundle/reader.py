@@ -26,7 +26,7 @@ from runtime.bundle.format import (
     parse_manifest,
     sha256_hex,
 )
-from runtime.errors import EXIT_BUNDLE, EXIT_MACHINE, EngineError
+from runtime.errors import EXIT_BUNDLE, EngineError
 
 _FOLDERS = ("", KERNELS_DIR)
 
@@ -144,22 +144,6 @@ def open_bundle(path: Path, *, reread: bool = False) -> Bundle:
             causes=tuple(errors),
         )
     return Bundle(path, manifest, digest)
-
-
-def check_cpu(manifest: Manifest, available: Iterable[str], where: Path | None = None) -> None:
-    """Refuses, by name, a backend whose CPU features (names of /proc/cpuinfo) are not all available.
-
-    To be called before the shared object is loaded. Raises ``cpu_unsupported``.
-    """
-    missing = sorted(set(manifest.cpu_features) - set(available))
-    if missing:
-        raise EngineError(
-            "cpu_unsupported",
-            f"the backend {manifest.backend} needs {', '.join(missing)}, which this CPU lacks",
-            path=str(where) if where else "backend",
-            hint="compile the plan with a backend that `engine doctor` says this CPU runs",
-            exit_code=EXIT_MACHINE,
-        )
 
 
 def _strangers(path: Path, manifest: Manifest) -> Iterable[EngineError]:

@@ -1,0 +1,190 @@
+"""Finds a C compiler and runs it, the same way on every machine and every day.
+
+Order: ``$CC`` (which must then work), ``cc``, ``gcc``, ``clang``, and the
+``ziglang`` package. Its name and version go into every bundle's manifest.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from runtime.errors import EXIT_BUILD, EngineError
+
+#: Seconds one run of the compiler may take.
+TIMEOUT = 900
+#: How much of the compiler's own complaint an error carries, characters.
+STDERR_TAIL = 4000
+
+_PROBE = "int engine_probe(int x) { return x + 1; }\n"
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A C compiler that was seen to work: ``command`` starts it, the rest is for the manifest."""
+
+    command: tuple[str, ...]
+    name: str  # gcc | clang | zig cc | the program's own name
+    version: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A compiler that was looked for, and why it was not taken."""
+
+    command: str
+    reason: str
+
+
+def find_toolchain() -> Toolchain:
+    """The first C compiler that can build a shared object.
+
+    Raises ``compiler_not_found`` with everything that was tried, or
+    ``compiler_failed`` if ``$CC`` names one that does not work.
+    """
+    return _find(os.environ.get("CC", ""), os.environ.get("PATH", ""))
+
+
+@lru_cache(maxsize=4)
+def _find(named: str, _path: str) -> Toolchain:
+    if named.strip():
+        found = _try(tuple(shlex.split(named)))
+        if isinstance(found, Toolchain):
+            return found
+        raise EngineError(
+            "compiler_failed",
+            f"$CC names a C compiler that does not work: {found.reason}",
+            path=f"CC={named}",
+            hint="unset CC, or set it to a C compiler (gcc 9 or clang 11 and later)",
+            exit_code=EXIT_BUILD,
+        )
+    tried = []
+    for command in _candidates():
+        found = _try(command)
+        if isinstance(found, Toolchain):
+            return found
+        tried.append(found)
+    raise EngineError(
+        "compiler_not_found",
+        "no C compiler was found (" + "; ".join(f"{one.command}: {one.reason}" for one in tried) + ")",
+        allowed="$CC, cc, gcc, clang, or the Python package ziglang",
+        hint="install gcc or clang with the system's package manager, or `pip install ziglang`",
+        exit_code=EXIT_BUILD,
+    )
+
+
+def _candidates() -> list[tuple[str, ...]]:
+    commands: list[tuple[str, ...]] = [("cc",), ("gcc",), ("clang",)]
+    if importlib.util.find_spec("ziglang") is not None:
+        commands.append((sys.executable, "-m", "ziglang", "cc"))
+    return commands
+
+
+def _try(command: tuple[str, ...]) -> Toolchain | Attempt:
+    shown = " ".join(command)
+    if shutil.which(command[0]) is None:
+        return Attempt(shown, "not found")
+    try:
+        banner = subprocess.run(
+            [*command, "--version"], capture_output=True, timeout=60, text=True, check=True
+        )
+        with TemporaryDirectory(prefix="engine-probe-") as folder:
+            probe = subprocess.run(
+                [*command, "-x", "c", "-shared", "-fPIC", "-o", "probe.so", "-"],
+                input=_PROBE,
+                capture_output=True,
+                cwd=folder,
+                timeout=60,
+                text=True,
+                env=_environment(),
+            )
+    except (OSError, subprocess.SubprocessError) as cause:
+        return Attempt(shown, f"does not run ({cause})")
+    if probe.returncode != 0:
+        return Attempt(shown, f"cannot build a shared object: {probe.stderr.strip()[-300:]}")
+    name, version = _identify(command, banner.stdout)
+    return Toolchain(command, name, version)
+
+
+def _identify(command: Sequence[str], banner: str) -> tuple[str, str]:
+    first = banner.strip().splitlines()[0] if banner.strip() else "unknown"
+    if "ziglang" in command:
+        name = "zig cc"
+    elif "clang" in first:
+        name = "clang"
+    elif "Free Software Foundation" in banner:
+        name = "gcc"
+    else:
+        name = Path(command[0]).name
+    # "cc (Debian 12.2.0-14) 12.2.0": the program's own name is not part of its version.
+    return name, first.split(" ", 1)[1] if name == "gcc" and " " in first else first
+
+
+def _environment() -> dict[str, str]:
+    """What a compiler may see of the environment: nothing that could change its output."""
+    kept = {
+        key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH") if key in os.environ
+    }
+    return kept | {"LC_ALL": "C", "SOURCE_DATE_EPOCH": "0", "ZERO_AR_DATE": "1"}
+
+
+def run(toolchain: Toolchain, arguments: Sequence[str], folder: Path, what: str) -> str:
+    """Runs the compiler in ``folder``; returns what it wrote to stderr.
+
+    Raises ``build_failed`` with the tail of its complaint; ``what`` says what was
+    being built.
+    """
+    command = [*toolchain.command, *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TIMEOUT,
+            text=True,
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired:
+        raise _failed(toolchain, what, f"took more than {TIMEOUT} seconds") from None
+    except OSError as cause:
+        raise _failed(toolchain, what, f"could not be started: {cause}") from cause
+    if done.returncode != 0:
+        complaint = (done.stderr or done.stdout).strip()[-STDERR_TAIL:]
+        how = (
+            f"ended with {done.returncode}"
+            if done.returncode > 0
+            else f"was killed (signal {-done.returncode})"
+        )
+        raise _failed(toolchain, what, f"{how}:\n{complaint}" if complaint else how)
+    return done.stderr
+
+
+def _failed(toolchain: Toolchain, what: str, how: str) -> EngineError:
+    return EngineError(
+        "build_failed",
+        f"the C compiler {how}",
+        path=what,
+        hint=f"the compiler was {toolchain.name} {toolchain.version}; $CC names another one",
+        exit_code=EXIT_BUILD,
+    )
+
+
+def write_sources(sources: Mapping[str, str], folder: Path) -> None:
+    """Writes C sources under ``folder``; names are relative and stay inside it."""
+    for name, text in sources.items():
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"not a name of a source: {name!r}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
