@@ -33,9 +33,9 @@ class EnergyReading:
     reason: str | None = None
 
     @classmethod
-    def none(cls, reason: str, seconds: float = 0.0) -> EnergyReading:
+    def none(cls, reason: str) -> EnergyReading:
         """A reading without a meter, and why there is none."""
-        return cls(None, seconds, SOURCE_NONE, reason=reason)
+        return cls(None, 0.0, SOURCE_NONE, reason=reason)
 
     @property
     def gap_seconds(self) -> float:
