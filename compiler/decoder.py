@@ -6,7 +6,6 @@ the file holds beyond that is listed in ``Decoder.unused``, never dropped in sil
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,7 +15,7 @@ import numpy as np
 from compiler.families import Family, find_family
 from compiler.graph import Graph, GraphBuilder, Ref, ValueType, Weight
 from compiler.hyperparameters import Hyperparameters, read_hyperparameters
-from compiler.model.description import ModelDescription
+from compiler.model.description import ModelDescription, Tensor
 from compiler.ops import verify
 from compiler.rotary import inverse_frequencies
 from runtime.errors import EXIT_MODEL, EngineError
@@ -61,6 +60,7 @@ class _Builder:
         self.weights: dict[str, Weight] = {}
         self.constants: dict[str, np.ndarray] = {}
         self._ropes: dict[tuple[object, ...], tuple[str, float]] = {}
+        self._folded: set[str] = set()  # tensors whose values became constants of the graph
 
     # -- the model, top to bottom ------------------------------------------------
 
@@ -91,7 +91,7 @@ class _Builder:
         if h.final_softcap:
             x = self.g.add("softcap", self.g.type(x), [x], cap=h.final_softcap)
         graph = verify(Graph(tuple(self.g.nodes), MappingProxyType(self.weights), x))
-        unused = tuple(n for n in self.model.tensors if n not in self.weights and n not in self._read)
+        unused = tuple(n for n in self.model.tensors if n not in self.weights and n not in self._folded)
         return Decoder(graph, h, MappingProxyType(self.constants), tied, unused)
 
     def layer(self, x: str, layer: int) -> str:
@@ -194,12 +194,11 @@ class _Builder:
             self._ropes[key] = (name, mscale)
         return self._ropes[key]
 
-    _read: frozenset[str] = frozenset()
-
     def rope_factors(self) -> np.ndarray | None:
         """Per-channel divisors: Llama 3's one tensor, or LongRoPE's long or short one by the context."""
         original = self.hyper.rope_scaling.original_context
         longrope = "rope_factors_long.weight" if self.context > original else "rope_factors_short.weight"
+        self._folded.update({"rope_factors_long.weight", "rope_factors_short.weight"} & set(self.model.tensors))
         for name in ("rope_freqs.weight", longrope):
             if name in self.model.tensors:
                 shape = self.model.tensors[name].shape
@@ -210,7 +209,7 @@ class _Builder:
                     raise EngineError(
                         "model_tensor", "rotation factors must be finite and positive", path=name, exit_code=EXIT_MODEL
                     )
-                self._read = self._read | {name}
+                self._folded.add(name)
                 return factors
         return None
 
@@ -310,7 +309,7 @@ class _Builder:
         self.weights[name] = Weight(name, tensor.type, stored or shape)
         return name
 
-    def required(self, name: str):  # type: ignore[no-untyped-def]
+    def required(self, name: str) -> Tensor:
         tensor = self.model.tensors.get(name)
         if tensor is None:
             raise EngineError(
@@ -331,8 +330,3 @@ class _Builder:
             hint="the file's metadata and tensors do not belong together",
             exit_code=EXIT_MODEL,
         )
-
-
-def scale_of(head_dim: int) -> float:
-    """1/sqrt(head_dim), the default scale of q.k."""
-    return 1.0 / math.sqrt(head_dim)

@@ -4,12 +4,13 @@ Grammar of the text form (``Graph.to_text`` writes it, ``parse`` reads it back):
 
     graph    = { weight } { node } "return" value
     weight   = "weight" name ":" type "[" dims "]" [ "at" offset ]
-    node     = value ":" type [ "at" place ] "=" op "(" [ value { "," value } ] [ ";" ref { "," ref } ] ")"
+    node     = value ":" type [ "at" place "stride" int ] "=" op "(" [ value { "," value } ] [ ";" ref { "," ref } ] ")"
                [ "{" key "=" literal { "," key "=" literal } "}" ] [ "layer" int ] [ "phase" int ]
     type     = dtype "[" rows "," columns "]"        rows: T (tokens of the step), W (tokens whose
                                                      logits are wanted) or P (token x used expert pairs)
     ref      = name [ "[" first ":" end "]" ]        a weight, or a range of its rows
-    place    = "arena+" offset                       byte offset, given by the memory pass
+    place    = "arena+" offset | "logits"            byte offset in the arena, or the caller's buffer;
+                                                     stride: columns from one row to the next
     dtype    = "f32" | "q256" | "q32" | "i32" | "kv" | "route"
 
 ``q256`` and ``q32`` are int8 codes in groups of 256 or 32 with their scales and
@@ -26,6 +27,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 Literal = int | float | str | bool
+
+#: ``Node.place`` of a value that lives in the caller's logits buffer.
+LOGITS = -1
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,12 @@ class Ref:
 
 @dataclass(frozen=True)
 class Node:
-    """One op applied. ``output`` is the SSA name (``%7``), ``place`` an arena offset in bytes."""
+    """One op applied. ``output`` is the SSA name (``%7``).
+
+    The phases pass sets ``phase`` (nodes of one phase run without a barrier between
+    them), the memory pass ``place``: an arena offset in bytes, or :data:`LOGITS`, and
+    ``stride``, the columns from one row to the next.
+    """
 
     output: str
     type: ValueType
@@ -76,12 +85,16 @@ class Node:
     layer: int | None = None
     phase: int | None = None
     place: int | None = None
+    stride: int | None = None
 
     def with_attrs(self, **attrs: Literal) -> Node:
         return replace(self, attrs=MappingProxyType({**self.attrs, **attrs}))
 
     def __str__(self) -> str:
-        place = f" at arena+{self.place:#x}" if self.place is not None else ""
+        place = ""
+        if self.place is not None:
+            where = "logits" if self.place == LOGITS else f"arena+{self.place:#x}"
+            place = f" at {where} stride {self.stride}"
         args = ", ".join(self.inputs)
         if self.weights:
             args += "; " + ", ".join(map(str, self.weights))
@@ -169,7 +182,8 @@ def _literal(value: Literal) -> str:
 
 
 _NODE = re.compile(
-    r"(?P<out>%\d+): (?P<dtype>\w+)\[(?P<rows>[TWP]),(?P<cols>\d+)\](?: at arena\+(?P<place>0x[0-9a-f]+))?"
+    r"(?P<out>%\d+): (?P<dtype>\w+)\[(?P<rows>[TWP]),(?P<cols>\d+)\]"
+    r"(?: at (?:arena\+(?P<place>0x[0-9a-f]+)|(?P<logits>logits)) stride (?P<stride>\d+))?"
     r" = (?P<op>\w+)\((?P<args>[^)]*)\)(?: \{(?P<attrs>[^}]*)\})?(?: layer (?P<layer>\d+))?(?: phase (?P<phase>\d+))?"
 )
 _WEIGHT = re.compile(r"weight (?P<name>\S+): (?P<type>\w+)\[(?P<dims>[\d,]+)\](?: at (?P<at>0x[0-9a-f]+))?")
@@ -218,7 +232,8 @@ def _parse_node(match: re.Match[str]) -> Node:
         attrs=MappingProxyType(attrs),
         layer=int(match["layer"]) if match["layer"] else None,
         phase=int(match["phase"]) if match["phase"] else None,
-        place=int(match["place"], 16) if match["place"] else None,
+        place=LOGITS if match["logits"] else int(match["place"], 16) if match["place"] else None,
+        stride=int(match["stride"]) if match["stride"] else None,
     )
 
 

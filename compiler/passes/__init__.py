@@ -1,0 +1,55 @@
+"""The passes, in the order they run: each is Graph → Graph, one file a pass.
+
+The graph is verified after every pass. A pass reads the plan's decisions from
+:class:`Decisions` and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from compiler.graph import Graph
+from compiler.ops import verify
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What the plan decided that shapes the graph.
+
+    ``types``: format of each tensor by name. ``step_tokens``: most tokens of a step.
+    ``panel_bytes(format, k)``: size of a packed panel of 16 rows.
+    """
+
+    types: Mapping[str, str]
+    step_tokens: int
+    panel_bytes: Callable[[str, int], int]
+
+
+Pass = Callable[[Graph, Decisions], Graph]
+
+
+def passes() -> tuple[tuple[str, Pass], ...]:
+    """Name and function of every pass, in order."""
+    from compiler.passes.assign import assign
+    from compiler.passes.fuse import fuse
+    from compiler.passes.layout import layout
+    from compiler.passes.memory import memory
+    from compiler.passes.phases import phases
+    from compiler.passes.quantize import quantize
+
+    return (
+        ("assign", assign),  # each weight gets the format the plan decided
+        ("fuse", fuse),  # projections with their biases, activations and residuals
+        ("quantize", quantize),  # activations are quantized once for all that read them
+        ("layout", layout),  # where each weight lies in weights.bin
+        ("phases", phases),  # what runs without a barrier between
+        ("memory", memory),  # where each value lies in the arena
+    )
+
+
+def run_passes(graph: Graph, decisions: Decisions) -> Graph:
+    """All passes, with verification between them."""
+    for _, function in passes():
+        graph = verify(function(graph, decisions))
+    return graph

@@ -1,0 +1,164 @@
+"""fuse: one node for a projection with what surrounds it.
+
+In order: matmul and its bias become ``linear``; a gate, its up and their ``glu``
+become ``linear_glu`` (``expert_glu`` for experts); the residual addition after a
+projection moves into it; projections of one input that read the same kind of
+activations become one ``linear`` of several segments, whose parts are slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from compiler.graph import Graph, Node, Ref, ValueType, Weight, renumber
+from compiler.ops import weight_shape
+from compiler.passes import Decisions
+from compiler.quantize.groups import activation_group
+
+
+def fuse(graph: Graph, decisions: Decisions) -> Graph:
+    for rewrite in (_linear, _glu, _residual, _segments):
+        nodes, output = renumber(rewrite(graph), graph.output)
+        graph = replace(graph, nodes=nodes, output=output)
+    return graph
+
+
+def _sole_user(graph: Graph, value: str) -> Node | None:
+    users = graph.uses()[value]
+    return users[0] if len(users) == 1 and graph.output != value else None
+
+
+def _linear(graph: Graph) -> list[Node]:
+    """matmul [+ bias] → linear of one segment."""
+    uses = graph.uses()
+    absorbed: dict[str, Node] = {}
+    for node in graph.nodes:
+        if node.op == "matmul" and node.output != graph.output and len(uses[node.output]) == 1:
+            user = uses[node.output][0]
+            if user.op == "bias":
+                absorbed[user.output] = node
+    gone = {node.output for node in absorbed.values()}
+    result = []
+    for node in graph.nodes:
+        if node.output in gone:
+            continue
+        source = absorbed.get(node.output)
+        if source is not None:
+            attrs = MappingProxyType({"segments": 1, "biases": "b"})
+            node = replace(
+                node, op="linear", inputs=source.inputs, weights=(*source.weights, *node.weights), attrs=attrs
+            )
+        elif node.op == "matmul":
+            node = replace(node, op="linear", attrs=MappingProxyType({"segments": 1, "biases": "-"}))
+        result.append(node)
+    return result
+
+
+def _glu(graph: Graph) -> list[Node]:
+    """glu of two projections of one input, or of the two halves of one → one node."""
+    made, uses = graph.producer(), graph.uses()
+    replaced: dict[str, Node] = {}
+    gone: set[str] = set()
+    for node in graph.nodes:
+        if node.op != "glu":
+            continue
+        gate, up = (made[name] for name in node.inputs)
+        if any(len(uses[part.output]) != 1 for part in (gate, up)):
+            continue
+        fused = None
+        if gate.op == up.op and gate.inputs == up.inputs:
+            if gate.op == "linear":
+                fused = _glu_of_two(graph.weights, node, gate, up)
+            elif gate.op == "expert_matmul":
+                fused = replace(node, op="expert_glu", inputs=gate.inputs, weights=gate.weights + up.weights)
+            elif gate.op == "slice" and made[gate.inputs[0]].op == "linear":
+                whole = made[gate.inputs[0]]
+                fused = _glu_of_halves(graph.weights, node, whole, gate, up)
+                if fused is not None:
+                    gone.add(whole.output)
+        if fused is not None:
+            replaced[node.output] = fused
+            gone |= {gate.output, up.output}
+    return [replaced.get(node.output, node) for node in graph.nodes if node.output not in gone]
+
+
+def _glu_of_two(weights: Mapping[str, Weight], node: Node, gate: Node, up: Node) -> Node | None:
+    """None where the two differ in format: one kernel reads both."""
+    if weights[gate.weights[0].name].type != weights[up.weights[0].name].type:
+        return None
+    attrs = {"kind": node.attrs["kind"], "biases": f"{gate.attrs['biases']}{up.attrs['biases']}"}
+    refs = (gate.weights[0], up.weights[0], *gate.weights[1:], *up.weights[1:])
+    return replace(node, op="linear_glu", inputs=gate.inputs, weights=refs, attrs=MappingProxyType(attrs))
+
+
+def _glu_of_halves(
+    weights: Mapping[str, Weight], node: Node, whole: Node, gate: Node, up: Node
+) -> Node | None:
+    """None unless both halves begin at a panel of 16 rows and the projection has no bias."""
+    half = node.type.columns
+    spans = [(int(part.attrs["first"]), int(part.attrs["end"])) for part in (gate, up)]
+    if spans != [(0, half), (half, 2 * half)] or half % 16 or whole.attrs["biases"] != "-":
+        return None
+    name = whole.weights[0].name
+    refs = tuple(Ref(name, first, end) for first, end in spans)
+    attrs = MappingProxyType({"kind": node.attrs["kind"], "biases": "--"})
+    return replace(node, op="linear_glu", inputs=whole.inputs, weights=refs, attrs=attrs)
+
+
+def _residual(graph: Graph) -> list[Node]:
+    """add(linear, x) → linear with x as its second input, added when a panel is stored."""
+    made = graph.producer()
+    replaced: dict[str, Node] = {}
+    gone: set[str] = set()
+    for node in graph.nodes:
+        if node.op != "add":
+            continue
+        source = made[node.inputs[0]]
+        if source.op == "linear" and len(source.inputs) == 1 and _sole_user(graph, source.output) is node:
+            replaced[node.output] = replace(source, output=node.output, inputs=(*source.inputs, node.inputs[1]))
+            gone.add(source.output)
+    return [replaced.get(node.output, node) for node in graph.nodes if node.output not in gone]
+
+
+def _segments(graph: Graph) -> list[Node]:
+    """Projections of one input, reading the same kind of activations → one, with slices."""
+    groups: dict[tuple[str, int | None], list[Node]] = {}
+    for node in graph.nodes:
+        if node.op == "linear" and len(node.inputs) == 1 and node.output != graph.output:
+            kind = activation_group(graph.weights[node.weights[0].name].type)
+            groups.setdefault((node.inputs[0], kind), []).append(node)
+    result: list[Node] = []
+    first_of = {group[0].output: group for group in groups.values() if len(group) > 1}
+    members = {node.output for group in first_of.values() for node in group}
+    for node in graph.nodes:
+        if node.output in first_of:
+            result += _merge(graph, first_of[node.output])
+        elif node.output not in members:
+            result.append(node)
+    return result
+
+
+def _merge(graph: Graph, group: list[Node]) -> list[Node]:
+    matrices = tuple(node.weights[0] for node in group)
+    biases = tuple(ref for node in group for ref in node.weights[1:])
+    columns = sum(weight_shape(graph.weights, ref)[-2] for ref in matrices)
+    first = group[0]
+    attrs = {"segments": len(group), "biases": "".join(str(node.attrs["biases"]) for node in group)}
+    merged = Node(
+        output=f"{first.output}+",
+        type=ValueType("f32", first.type.rows, columns),
+        op="linear",
+        inputs=first.inputs,
+        weights=matrices + biases,
+        attrs=MappingProxyType(attrs),
+        layer=first.layer,
+    )
+    nodes, begin = [merged], 0
+    for node in group:
+        end = begin + node.type.columns
+        span = MappingProxyType({"first": begin, "end": end})
+        nodes.append(replace(node, op="slice", inputs=(merged.output,), weights=(), attrs=span))
+        begin = end
+    return nodes

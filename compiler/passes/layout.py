@@ -1,0 +1,64 @@
+"""layout: the place of every weight in ``weights.bin``.
+
+Matrices are panels of 16 rows (``kernels_c/include/packed.h``), experts one matrix
+after the other; vectors are float32. Tensors stand in the order in which a step
+reads them, each aligned to 64 bytes, so that decode streams through the file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import MappingProxyType
+
+from compiler.graph import Graph, Weight
+from compiler.passes import Decisions
+
+ALIGNMENT = 64
+PANEL_ROWS = 16
+#: Type of the inverse rotation frequencies: tables are built when a bundle is opened.
+ROTATION = "f64"
+
+
+def layout(graph: Graph, decisions: Decisions) -> Graph:
+    panels = matrices(graph)
+    placed: dict[str, Weight] = {}
+    offset = 0
+    for node in graph.nodes:
+        for ref in node.weights:
+            weight = graph.weights[ref.name]
+            if ref.name in placed:
+                continue
+            if weight.type == ROTATION:
+                placed[ref.name] = weight
+                continue
+            if ref.name not in panels:
+                weight = replace(weight, type="f32")
+            placed[ref.name] = replace(weight, offset=offset)
+            size = panel_tensor_bytes(weight, decisions) if ref.name in panels else 4 * math.prod(weight.shape)
+            offset += round_up(size, ALIGNMENT)
+    return replace(graph, weights=MappingProxyType(placed))
+
+
+def matrices(graph: Graph) -> frozenset[str]:
+    """Names of the weights stored as panels: all that projections and the embedding read."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.op in ("embed", "expert_matmul", "expert_glu"):
+            found |= {ref.name for ref in node.weights}
+        elif node.op == "linear":
+            found |= {ref.name for ref in node.weights[: int(node.attrs["segments"])]}
+        elif node.op == "linear_glu":
+            found |= {ref.name for ref in node.weights[:2]}
+    return frozenset(found)
+
+
+def panel_tensor_bytes(weight: Weight, decisions: Decisions) -> int:
+    """Bytes of a matrix, or of a stack of experts' matrices, as panels."""
+    *stack, rows, k = weight.shape
+    panels = -(-rows // PANEL_ROWS)
+    return math.prod(stack) * panels * decisions.panel_bytes(weight.type, k)
+
+
+def round_up(value: int, to: int) -> int:
+    return -(-value // to) * to
