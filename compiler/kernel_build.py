@@ -1,0 +1,135 @@
+"""Builds kernel sets of several backends into one library, for checks and benchmarks.
+
+Each backend becomes one object file that exports a table of its kernels
+(``kernels_c/tools/expose.c.j2``); the driver (``kernels_c/tools/check.c``)
+runs one against another.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from compiler.backends import COMMON_FLAGS, Backend
+from compiler.kernels import FORMATS
+from runtime.errors import EXIT_BUILD, EngineError
+
+KERNELS = Path(__file__).resolve().parent.parent / "kernels_c"
+
+#: Rows that checks and benchmarks run, per format: the shortest, odd counts of blocks, and a real width.
+CHECK_K: dict[str, tuple[int, ...]] = {
+    "f32": (1, 96, 256, 384, 2048),
+    "f16": (2, 96, 256, 384, 2048),
+    "bf16": (2, 96, 256, 384, 2048),
+    "q8_0": (32, 96, 256, 896, 2048),
+    "q6_k": (256, 768, 2048),
+    "q4_k": (256, 768, 2048),
+    "q5_0": (32, 96, 256, 896, 2048),
+}
+
+
+def environment() -> jinja2.Environment:
+    """The template environment of the kernels: undefined names are errors."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(KERNELS),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def render_panel(backend: Backend, fmt: str, k: int) -> str:
+    """The text of ``backend``'s panel kernel for rows of ``k`` elements of ``fmt``."""
+    row = backend.kernel("panel", fmt)
+    return environment().get_template(row.template).render(name=row.c_name(k), k=k)
+
+
+def exposed_source(backend: Backend) -> str:
+    """One translation unit with all kernels of ``backend`` and its table."""
+    table = {
+        fmt: [(k, backend.kernel("panel", fmt).c_name(k)) for k in CHECK_K[fmt]] for fmt in FORMATS
+    }
+    panels = [render_panel(backend, fmt, k) for fmt in FORMATS for k in CHECK_K[fmt]]
+    return (
+        environment()
+        .get_template("tools/expose.c.j2")
+        .render(backend=backend.name, sources=backend.sources, panels=panels, table=table)
+    )
+
+
+def compiler_command() -> str:
+    """``$CC``, or the first of cc, gcc, clang on the path. EngineError ``compiler_missing``."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and shutil.which(name):
+            return name
+    raise EngineError(
+        "compiler_missing",
+        "no C compiler was found",
+        allowed="$CC, cc, gcc or clang",
+        hint="install gcc, or point CC at a compiler",
+        exit_code=EXIT_BUILD,
+    )
+
+
+def _run(command: Sequence[str]) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise EngineError(
+            "compiler_failed",
+            f"{command[0]} ended with {result.returncode}: {result.stderr.strip()[-2000:]}",
+            hint=" ".join(command),
+            exit_code=EXIT_BUILD,
+        )
+
+
+def build_library(
+    backends: Sequence[Backend],
+    folder: Path,
+    *,
+    extra: Sequence[str] = (),
+    extra_backend: dict[str, Sequence[str]] | None = None,
+    executable: bool = False,
+) -> Path:
+    """Compiles the tables of ``backends`` and the driver into one library (or executable).
+
+    ``extra``: flags for every file (sanitizers). ``extra_backend``: flags for one backend's file,
+    replacing its own (an emulated instruction set). Returns the path of the result in ``folder``.
+    Raises EngineError ``compiler_missing`` or ``compiler_failed``.
+    """
+    cc = compiler_command()
+    include = [f"-I{KERNELS}", f"-I{KERNELS / 'include'}", f"-I{KERNELS / 'tools'}"]
+    position = [] if executable else ["-fPIC"]
+    warn = ["-Wall", "-Wextra", "-Wno-unused-function"]
+    objects = []
+    for backend in backends:
+        source = folder / f"{backend.name}.c"
+        source.write_text(exposed_source(backend), encoding="utf-8")
+        flags = (extra_backend or {}).get(backend.name, backend.cflags)
+        target = folder / f"{backend.name}.o"
+        _run([cc, *flags, *position, *warn, *extra, *include, "-c", str(source), "-o", str(target)])
+        objects.append(str(target))
+    registry = folder / "registry.c"
+    registry.write_text(_registry(backends), encoding="utf-8")
+    for source in (registry, KERNELS / "tools" / "check.c", KERNELS / "tools" / "pack.c"):
+        target = folder / f"{source.stem}.o"
+        _run([cc, *COMMON_FLAGS, *position, *warn, *extra, *include, "-c", str(source), "-o", str(target)])
+        objects.append(str(target))
+    result = folder / ("check" if executable else "check.so")
+    kind = [] if executable else ["-shared"]
+    _run([cc, *kind, *extra, *objects, "-o", str(result), "-lm", "-pthread"])
+    return result
+
+
+def _registry(backends: Sequence[Backend]) -> str:
+    """The list of tables that the driver chooses from by name."""
+    lines = ['#include "kernel_table.h"', '#include "check.h"']
+    lines += [f"extern const kernel_table kernels_{b.name};" for b in backends]
+    lines += ["const check_backend check_backends[] = {"]
+    lines += [f'    {{"{b.name}", &kernels_{b.name}}},' for b in backends]
+    lines += ["    {0, 0},", "};", ""]
+    return "\n".join(lines)

@@ -1,0 +1,212 @@
+/* engine.c: the translation unit of a bundle: memory, the step, the C ABI.
+ *
+ * Everything below is included, so that the compiler folds the constants of
+ * config.h and of the calls in forward.c into the kernels. */
+#define _GNU_SOURCE
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "engine_abi.h"
+#include "config.h"
+#include "packed.h"
+#include "activations.h"
+#include "threadpool.h"
+#include "kernels.h"
+#include "rotary.h"
+#include "step.h"
+#include "forward.c"
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* Anonymous memory, in 2 MB pages where the kernel grants them; NULL on failure. */
+static uint8_t *map_memory(uint64_t bytes)
+{
+    void *memory = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return NULL;
+    madvise(memory, bytes ? bytes : 1, MADV_HUGEPAGE);
+    return memory;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+EXPORT void engine_describe(engine_limits *out)
+{
+    *out = (engine_limits){
+        .abi_version = ENGINE_ABI_VERSION,
+        .n_vocab = N_VOCAB,
+        .n_layers = N_LAYERS,
+        .context = CONTEXT,
+        .slots = SLOTS,
+        .step_tokens = STEP_TOKENS,
+        .n_ops = N_OPS,
+        .weights_bytes = WEIGHTS_BYTES,
+        .arena_bytes = ARENA_BYTES + ROTARY_BYTES,
+        .kv_bytes = KV_BYTES,
+    };
+}
+
+EXPORT const char *engine_op_name(int32_t i)
+{
+    return i >= 0 && i < N_OPS ? OP_NAMES[i] : NULL;
+}
+
+EXPORT int32_t engine_open(const void *weights, uint64_t weights_bytes, int32_t threads, engine **out)
+{
+    if (weights == NULL || out == NULL || weights_bytes < WEIGHTS_BYTES || threads < 1 || threads > 1024)
+        return ENGINE_E_ARGUMENT;
+    engine *e = calloc(1, sizeof *e);
+    if (e == NULL)
+        return ENGINE_E_MEMORY;
+    e->weights = weights;
+    e->threads = threads;
+    e->arena = map_memory(ARENA_BYTES);
+    e->kv = map_memory(KV_BYTES);
+    e->rotary = (float *)map_memory(ROTARY_BYTES);
+    e->scratch = map_memory((uint64_t)threads * THREAD_SCRATCH);
+    if (e->arena == NULL || e->kv == NULL || e->rotary == NULL || e->scratch == NULL) {
+        engine_close(e);
+        return ENGINE_E_MEMORY;
+    }
+    build_rotary(e->rotary);
+    const int32_t status = threadpool_create(threads, &e->pool);
+    if (status != ENGINE_OK) {
+        engine_close(e);
+        return status;
+    }
+    *out = e;
+    return ENGINE_OK;
+}
+
+EXPORT void engine_close(engine *e)
+{
+    if (e == NULL)
+        return;
+    if (e->pool != NULL)
+        threadpool_destroy(e->pool);
+    if (e->arena != NULL)
+        munmap(e->arena, ARENA_BYTES ? ARENA_BYTES : 1);
+    if (e->kv != NULL)
+        munmap(e->kv, KV_BYTES ? KV_BYTES : 1);
+    if (e->rotary != NULL)
+        munmap(e->rotary, ROTARY_BYTES ? ROTARY_BYTES : 1);
+    if (e->scratch != NULL)
+        munmap(e->scratch, (uint64_t)e->threads * THREAD_SCRATCH);
+    free(e);
+}
+
+/* The step as runs of one slot's consecutive positions; ENGINE_E_ARGUMENT where the
+ * caller breaks engine_forward's contract. */
+static int32_t plan_step(engine *e, int32_t n, const int32_t *slot, const int32_t *position,
+                         const int32_t *token, const uint8_t *want)
+{
+    if (n < 1 || n > STEP_TOKENS)
+        return ENGINE_E_ARGUMENT;
+    uint8_t seen[SLOTS] = {0};
+    e->n = n;
+    e->n_sequences = 0;
+    e->n_want = 0;
+    e->n_tiles = 0;
+    for (int32_t i = 0; i < n; i++) {
+        if (slot[i] < 0 || slot[i] >= SLOTS || position[i] < 0 || position[i] >= CONTEXT
+            || token[i] < 0 || token[i] >= N_VOCAB)
+            return ENGINE_E_ARGUMENT;
+        if (want[i])
+            e->wanted[e->n_want++] = i;
+        if (i > 0 && slot[i] == slot[i - 1]) {
+            if (position[i] != position[i - 1] + 1)
+                return ENGINE_E_ARGUMENT;
+            e->sequences[e->n_sequences - 1].count++;
+            continue;
+        }
+        if (seen[slot[i]]++ || position[i] > e->length[slot[i]])
+            return ENGINE_E_ARGUMENT;
+        /* A ring no longer holds the window of a position too far behind the newest. */
+        if (position[i] > 0 && position[i] + KV_SLACK < e->length[slot[i]])
+            return ENGINE_E_ARGUMENT;
+        e->sequences[e->n_sequences++] = (sequence){.slot = slot[i], .first = i, .count = 1, .position = position[i]};
+    }
+    for (int32_t s = 0; s < e->n_sequences; s++) {
+        const sequence q = e->sequences[s];
+        for (int32_t first = 0; first < q.count; first += QUERY_TILE)
+            e->tiles[e->n_tiles++] = (sequence){
+                .slot = q.slot,
+                .first = q.first + first,
+                .count = q.count - first < QUERY_TILE ? q.count - first : QUERY_TILE,
+                .position = q.position + first,
+            };
+        e->length[q.slot] = q.position + q.count;
+    }
+    return ENGINE_OK;
+}
+
+/* Whether every logit is finite: an exponent of all ones is an infinity or a NaN. */
+static int logits_finite(const float *logits, int64_t n)
+{
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, logits + i, sizeof bits);
+        bad |= (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    return !bad;
+}
+
+EXPORT int32_t engine_forward(engine *e, int32_t n, const int32_t *slot, const int32_t *position,
+                              const int32_t *token, const uint8_t *want, float *logits)
+{
+    const uint64_t started = now_ns();
+    const int32_t status = plan_step(e, n, slot, position, token, want);
+    if (status != ENGINE_OK)
+        return status;
+    memcpy(e->token, token, (size_t)n * sizeof *token);
+    memcpy(e->position, position, (size_t)n * sizeof *position);
+    e->logits = logits;
+    threadpool_run(e->pool, forward, e);
+    const int finite = logits_finite(logits, (int64_t)e->n_want * N_VOCAB);
+    e->ns += now_ns() - started;
+    return finite ? ENGINE_OK : ENGINE_E_NUMERIC;
+}
+
+EXPORT int32_t engine_locate_fault(engine *e, engine_fault *out)
+{
+    /* One thread runs the step again: an op's values are then whole when it has returned. */
+    threadpool *pool = e->pool, *alone;
+    const int32_t threads = e->threads;
+    const int32_t status = threadpool_create(1, &alone);
+    if (status != ENGINE_OK)
+        return status;
+    e->fault = (engine_fault){.op = -1, .layer = -1, .token_index = -1};
+    e->pool = alone;
+    e->threads = 1;
+    e->checking = 1;
+    threadpool_run(alone, forward, e);
+    e->checking = 0;
+    e->threads = threads;
+    e->pool = pool;
+    threadpool_destroy(alone);
+    *out = e->fault;
+    return ENGINE_OK;
+}
+
+EXPORT void engine_op_times(const engine *e, uint64_t *ns)
+{
+    memcpy(ns, e->op_ns, sizeof e->op_ns);
+}
+
+EXPORT uint64_t engine_forward_ns(const engine *e)
+{
+    return e->ns;
+}
+
+#include "sampling.c"

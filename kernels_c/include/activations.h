@@ -1,0 +1,71 @@
+/* activations.h: what the kernels take: quantized activations, the geometry of
+ * the KV cache, and the sizes that callers allocate. */
+#ifndef ACTIVATIONS_H
+#define ACTIVATIONS_H
+#include <stdint.h>
+
+/* int16 sums of one token's codes, per group.
+ *
+ * Group of 256: 72 values in three planes,
+ *   [0..8)    sum of each 32 codes                       (Q4_K minima)
+ *   [8..40)   for each 16 codes, the sum of those with k % 4 < 2 and the sum of
+ *             those with k % 4 >= 2                      (Q6_K offset, AVX2)
+ *   [40..72)  sum of each 8 codes                        (Q6_K offset, VNNI)
+ * Group of 32: 2 values, the sums with k % 4 < 2 and k % 4 >= 2. */
+#define ACTIVATION_SUMS_256 72
+#define ACTIVATION_SUMS_32 2
+#define SUMS_OF_32 0
+#define SUMS_OF_PAIRS 8
+#define SUMS_OF_8 40
+
+typedef struct {
+    int32_t n_tokens;      /* stride of the token dimension below */
+    const float *x;        /* [n_tokens][k], for float weights; NULL if unused */
+    const int8_t *codes;   /* [k/group][n_tokens][group] */
+    const float *scales;   /* [k/group][n_tokens] */
+    const int16_t *sums;   /* [k/group][n_tokens][ACTIVATION_SUMS_<group>] */
+} activations;
+
+/* Bytes of scratch that a panel kernel may use, 64-byte aligned, private to the thread. */
+#define PANEL_SCRATCH 24576
+
+/* Attention works on blocks of this many absolute positions, combined ascending. */
+#define ATTENTION_BLOCK 256
+
+/* Longest head that the cache takes. */
+#define HEAD_DIM_MAX 1024
+
+typedef struct {
+    int32_t head_dim_k, head_dim_v, n_heads, n_kv_heads;
+    int32_t capacity;      /* tokens a slot holds, a multiple of ATTENTION_BLOCK */
+    int32_t window;        /* 0: all positions; else the last `window`, the token's own included */
+    float scale;           /* of q.k */
+    float softcap;         /* 0: none */
+} attention_shape;
+
+/* One layer of one slot. K is [kv_head][capacity/16][head_dim_k][16], V is
+ * [kv_head][capacity][head_dim_v]; scales (q8_0 only) are [kv_head][capacity].
+ * Position p lives at index p % capacity. */
+typedef struct {
+    void *k, *v;
+    float *k_scale, *v_scale;
+} kv_slot;
+
+/* (token, head) rows that attention carries through the cache together. */
+#define ATTENTION_ROWS 64
+/* Of those, rows whose scores exist at a time. */
+#define ATTENTION_TILE 6
+
+/* Bytes of one row's state between blocks: [head_dim_v] weighted sum of V (padded to 16), maximum, sum. */
+static inline int64_t attention_state_floats(const attention_shape *s)
+{
+    return ((int64_t)s->head_dim_v + 15) / 16 * 16 + 16;
+}
+
+/* Scratch of attention_*: states of ATTENTION_ROWS rows, one row of a block, scores of a tile. */
+static inline int64_t attention_scratch_bytes(const attention_shape *s)
+{
+    return (int64_t)sizeof(float) * ((ATTENTION_ROWS + ATTENTION_TILE) * attention_state_floats(s)
+                                     + ATTENTION_TILE * ATTENTION_BLOCK);
+}
+#endif
