@@ -45,16 +45,20 @@ class Counter(Protocol):
     @property
     def domain(self) -> str:
         """Unique name, ``package-0`` or ``package-0/dram``."""
+
     @property
     def kind(self) -> str:
         """``package`` or ``dram``."""
+
     @property
     def joules_per_count(self) -> float: ...
     @property
     def count_range(self) -> int | None:
         """The counter runs modulo this many counts; None: it does not wrap."""
+
     def read(self) -> int:
         """The count now. Raises OSError or ValueError if it cannot be had."""
+
     def close(self) -> None: ...
 
 

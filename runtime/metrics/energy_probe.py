@@ -164,9 +164,7 @@ def _examine(
     return EnergyFinding(source, "ok", "; ".join([domains, *notes])), working
 
 
-def _trouble(
-    counter: Counter, load: Callable[[], None], clock: Callable[[], int]
-) -> tuple[str, str] | None:
+def _trouble(counter: Counter, load: Callable[[], None], clock: Callable[[], int]) -> tuple[str, str] | None:
     """(status, what is wrong) with a counter, or None if it advances as energy does."""
     begin, first = clock(), counter.read()
     last = first

@@ -1,0 +1,219 @@
+"""The record of one execution: what it is made of, and how much of the text it keeps.
+
+A record identifies everything that decided the result, so that the execution
+can be audited, compared and run again: plan, bundle, model, compiler, engine
+version, hardware, seed, token ids, digests of the logits, and what was measured.
+
+How much of a prompt and its answer stays in the record is the operator's choice
+(:data:`CONTENT`): ``ids``, the default, keeps token ids, which replay needs; who
+holds the model's vocabulary can turn them back into text. ``hashes`` keeps
+neither ids nor text: such a record can still be checked, and replayed by whoever
+brings the same prompt. ``text`` keeps all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from runtime.bundle.format import Manifest, sha256_hex
+from runtime.bundle.machine import Machine
+from runtime.bundle.plan import canonical_json
+from runtime.errors import EngineError
+from runtime.metrics.energy_sysfs import read_power_limits
+from runtime.version import ENGINE_VERSION
+
+RECORD_VERSION = 1
+
+Content = Literal["hashes", "ids", "text"]
+CONTENT: tuple[Content, ...] = get_args(Content)
+
+
+def new_execution_id() -> str:
+    """A fresh id, ``exec_`` and 16 hex digits, as ``types.EXECUTION_ID`` wants it."""
+    return f"exec_{secrets.token_hex(8)}"
+
+
+def timestamp(unix_ns: int) -> str:
+    """Wall-clock time as RFC 3339 in UTC, to the millisecond."""
+    moment = datetime.fromtimestamp(unix_ns / 1e9, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def ids_digest(ids: Sequence[int]) -> str:
+    """SHA-256 (hex) of token ids as little-endian 32-bit integers, one after the other."""
+    return hashlib.sha256(b"".join(token.to_bytes(4, "little") for token in ids)).hexdigest()
+
+
+@lru_cache(maxsize=4)
+def describe_hardware(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Mapping[str, Any]:
+    """The machine as records name it. ``features_digest`` stands for the CPU's flags.
+
+    ``governor`` lists the frequency governors in use (empty where the machine
+    shows none, as virtual ones do); ``power_limits`` the limits the kernel keeps.
+    """
+    machine = Machine.probe(proc, sys)
+    governors = set()
+    for cpu in machine.cpus:
+        path = sys / f"devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor"
+        if path.is_file():
+            governors.add(path.read_text().strip())
+    return {
+        "cpu_model": machine.cpu_model,
+        "cpus": len(machine.cpus),
+        "physical_cores": machine.physical_cores,
+        "cpu_quota": machine.quota,
+        "features_digest": sha256_hex(" ".join(sorted(machine.features)).encode())[:16],
+        "memory_gib": round(machine.memory_total / 2**30),
+        "governor": sorted(governors),
+        "kernel": platform.release() if sys == Path("/sys") else None,
+        "power_limits": [
+            {"zone": limit.zone, "name": limit.name, "watts": limit.watts, "enabled": limit.enabled}
+            for limit in read_power_limits(sys)
+        ],
+    }
+
+
+def bundle_identity(manifest: Manifest, digest: str) -> dict[str, Any]:
+    """What :func:`build_record` wants to know of a bundle, from its manifest and digest."""
+    return {
+        "bundle": {"name": manifest.name, "digest": digest, "builder": manifest.builder},
+        "model": {
+            "name": manifest.model_name,
+            "digest": manifest.model_digest,
+            "architecture": manifest.architecture,
+        },
+        "backend": manifest.backend,
+        "quantization": manifest.quantization,
+        "compiler": {
+            "name": manifest.compiler.name,
+            "version": manifest.compiler.version,
+            "flags": list(manifest.compiler.flags),
+        },
+    }
+
+
+def build_record(
+    *,
+    execution_id: str,
+    created_unix_ns: int,
+    bundle: Mapping[str, Any],
+    model: Mapping[str, Any],
+    backend: str,
+    quantization: str,
+    compiler: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    plan_digest: str,
+    sampling: Mapping[str, Any],
+    limits: Mapping[str, Any],
+    policy: str,
+    prompt: str | None,
+    prompt_ids: Sequence[int],
+    text: str,
+    token_ids: Sequence[int],
+    logits_digest: str | None,
+    stop_reason: str,
+    metrics: Mapping[str, Any],
+    diagnostics: Mapping[str, Any],
+    token_digests: Sequence[str] = (),
+    stop: Sequence[str] = (),
+    logit_bias: Mapping[int, float] | None = None,
+    ignore_eos: bool = False,
+    error: EngineError | None = None,
+    decisions: Sequence[Mapping[str, Any]] = (),
+    kind: str = "run",
+    hardware: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The complete record of a finished execution, as JSON values.
+
+    ``bundle``, ``model``, ``backend``, ``quantization`` and ``compiler`` as
+    :func:`bundle_identity` gives them. ``plan`` is the resolved plan of this run,
+    its overrides included, ``plan_digest`` its digest; ``sampling`` must hold the
+    seed. ``metrics`` and ``diagnostics`` are the published objects, unchanged.
+    ``token_digests[i]`` is the first 8 bytes (hex) of the running digest of the
+    logits after generated token i; replay names the first that differs.
+    """
+    return {
+        "record_version": RECORD_VERSION,
+        "execution_id": execution_id,
+        "created": timestamp(created_unix_ns),
+        "kind": kind,
+        "engine_version": ENGINE_VERSION,
+        "bundle": dict(bundle),
+        "model": dict(model),
+        "backend": backend,
+        "quantization": quantization,
+        "compiler": dict(compiler),
+        "plan": dict(plan),
+        "plan_digest": plan_digest,
+        "hardware": dict(describe_hardware() if hardware is None else hardware),
+        "policy": policy,
+        "seed": sampling["seed"],
+        "sampling": dict(sampling),
+        "limits": dict(limits),
+        "stop": list(stop),
+        "logit_bias": {str(token): bias for token, bias in sorted((logit_bias or {}).items())},
+        "ignore_eos": ignore_eos,
+        "prompt_tokens": len(prompt_ids),
+        "prompt": prompt,
+        "prompt_sha256": None if prompt is None else sha256_hex(prompt.encode()),
+        "prompt_ids": list(prompt_ids),
+        "prompt_ids_sha256": ids_digest(prompt_ids),
+        "text": text,
+        "text_sha256": sha256_hex(text.encode()),
+        "token_ids": list(token_ids),
+        "token_ids_sha256": ids_digest(token_ids),
+        "token_digests": list(token_digests),
+        "logits_digest": logits_digest,
+        "stop_reason": str(stop_reason),
+        "error": None if error is None else error.to_json(),
+        "metrics": dict(metrics),
+        "diagnostics": dict(diagnostics),
+        "decisions": [dict(decision) for decision in decisions],
+    }
+
+
+def reduce_content(record: Mapping[str, Any], content: Content) -> dict[str, Any]:
+    """The record with as much of the text as ``content`` allows, its digests kept.
+
+    What is left out becomes None, and ``content`` says which rule was applied. A
+    text or list of ids that has no digest beside it gets one first.
+    """
+    kept = dict(record)
+    for key in ("prompt", "text"):
+        value = kept.get(key)
+        if isinstance(value, str):
+            kept.setdefault(f"{key}_sha256", sha256_hex(value.encode()))
+            if content != "text":
+                kept[key] = None
+    for key in ("prompt_ids", "token_ids"):
+        ids = kept.get(key)
+        if isinstance(ids, Sequence):
+            kept.setdefault(f"{key}_sha256", ids_digest(ids))
+            kept[key] = None if content == "hashes" else list(ids)
+    if content != "text" and kept.get("stop"):
+        # Stop texts are the client's words too; replay needs them, so "ids" keeps them.
+        kept["stop"] = list(kept["stop"]) if content == "ids" else None
+    kept["content"] = content
+    return kept
+
+
+def state_root() -> Path:
+    """``$XDG_STATE_HOME/engine`` or ``~/.local/state/engine``; a relative variable is ignored."""
+    base = Path(os.environ.get("XDG_STATE_HOME") or "")
+    return (base if base.is_absolute() else Path.home() / ".local" / "state") / "engine"
+
+
+def record_bytes(record: Mapping[str, Any]) -> bytes:
+    """Canonical JSON of a record; raises ``record_invalid`` for what JSON cannot hold."""
+    try:
+        return canonical_json(record)
+    except (TypeError, ValueError) as cause:
+        raise EngineError("record_invalid", f"the record cannot be written as JSON: {cause}") from cause
