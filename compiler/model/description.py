@@ -34,11 +34,22 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class FileStamp:
+    """What tells a file's state without reading it: size in bytes, time of change in ns, inode."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+    device: int
+
+
+@dataclass(frozen=True)
 class ModelDescription:
     """A GGUF model: metadata and the table of tensors, bounds-checked.
 
     ``digest`` is the SHA-256 of the file's content (all parts of a split file in
-    order); ``files`` the parts with their sizes.
+    order); ``files`` the parts with their sizes; ``stamps`` their states when they
+    were read, by which a later reader notices that a file was replaced.
     """
 
     path: Path
@@ -48,6 +59,7 @@ class ModelDescription:
     metadata: Mapping[str, MetadataValue]
     tensors: Mapping[str, Tensor]
     digest: str
+    stamps: tuple[FileStamp, ...] = ()
 
     def get(self, key: str, default: MetadataValue | None = None) -> MetadataValue | None:
         """``metadata['<architecture>.<key>']`` or the default."""
