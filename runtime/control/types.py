@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
+from runtime.bundle.plan import ResolvedPlan
 from runtime.engine.types import EngineLike, Limits, Sampling, StopReason
 from runtime.errors import EngineError
 from runtime.scheduler import CostModel, Decision
@@ -19,12 +21,18 @@ EXECUTION_ID = r"^exec_[0-9a-f]{4,32}$"
 
 
 class TokenizerLike(Protocol):
-    """The part of a bundle's tokenizer the service uses."""
+    """The part of :class:`runtime.engine.tokenizer.Tokenizer` the service uses."""
 
-    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> Sequence[int]: ...
-    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str: ...
-    def piece_bytes(self, token: int) -> bytes:
-        """The bytes a token stands for; empty for a control token."""
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> Sequence[int]: ...
+    def decode(
+        self, ids: Sequence[int], skip_special: bool = False, *, continuation: bool = False
+    ) -> str: ...
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for; not always whole UTF-8 characters."""
 
 
 class ChatTemplateLike(Protocol):
@@ -42,20 +50,19 @@ class ChatTemplateLike(Protocol):
 class BundleInfo:
     """What is known of a served bundle; the identity that records and replies carry.
 
-    ``plan`` is the resolved plan as plain values (no origins). ``digest`` is the
-    bundle's, ``plan_digest`` the resolved plan's. Byte counts come from the manifest.
+    ``digest`` is the bundle's; ``identity`` is what a record says of it (see
+    :func:`runtime.control.record.bundle_identity`). Byte counts are the compiled object's.
     """
 
     name: str
     digest: str
-    plan: Mapping[str, Any]
-    plan_digest: str
+    plan: ResolvedPlan
     model_name: str
     model_digest: str
     architecture: str
     backend: str
     quantization: str
-    compiler: Mapping[str, Any]
+    identity: Mapping[str, Any]
     weights_bytes: int
     kv_bytes: int
     arena_bytes: int
@@ -65,8 +72,16 @@ class BundleInfo:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def policy(self) -> str:
-        return str(self.plan.get("scheduler_policy", "default"))
+    def plan_digest(self) -> str:
+        """Digest of the resolved plan that was compiled."""
+        return self.plan.digest
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every name a request may call it by: the plan's, the model's as the plan, its file and
+        the model itself name it."""
+        stem = self.plan.model.rpartition("/")[2].removesuffix(".gguf")
+        return tuple(dict.fromkeys((self.name, self.plan.model, stem, self.model_name)))
 
 
 @dataclass(frozen=True)
@@ -88,21 +103,42 @@ class ServedBundle:
 class RunSpec:
     """One execution as asked for, every choice made: nothing is decided after this.
 
-    ``bundle`` names a served bundle. ``prompt`` is the text as it was tokenized
-    (None if the client sent token ids). ``kind``: ``run``, ``chat``, ``completion``.
+    ``bundle`` names a served bundle; ``plan`` is its plan with the request's own limits,
+    sampling and policy in it, from which ``sampling``, ``limits`` and ``policy`` follow.
+    ``prompt`` is the text as it was tokenized (None if the client sent token ids);
+    ``notes`` say what of the request could not be kept. ``kind``: ``run``, ``chat``,
+    ``completion``.
     """
 
     bundle: str
     prompt_ids: tuple[int, ...]
+    plan: ResolvedPlan
     prompt: str | None = None
-    sampling: Sampling = Sampling()
-    limits: Limits = Limits()
-    policy: str = "default"
     stop: tuple[str, ...] = ()
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
     ignore_eos: bool = False
     kind: str = "run"
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        return Sampling(**vars(self.plan.sampling))
+
+    @cached_property
+    def limits(self) -> Limits:
+        limits = self.plan.limits
+        return Limits(
+            max_tokens=limits.max_tokens,
+            max_seconds=limits.max_seconds,
+            max_watts=limits.max_watts,
+            max_joules=limits.max_joules,
+            on_limit=limits.on_limit,
+        )
+
+    @property
+    def policy(self) -> str:
+        return self.plan.scheduler_policy
 
 
 @dataclass(frozen=True)
@@ -122,7 +158,8 @@ class Outcome:
     """A finished execution, after its record was written.
 
     ``metrics`` is the official object exactly, ``diagnostics`` everything else.
-    ``record_hash`` is the hash of its row in the store.
+    ``token_ns`` are the tokens' times and ``started_ns`` that of admission, on the monotonic
+    clock. ``record_hash`` is the hash of its row in the store.
     """
 
     id: str
@@ -135,6 +172,9 @@ class Outcome:
     metrics: Mapping[str, Any]
     diagnostics: Mapping[str, Any]
     decisions: tuple[Decision, ...]
+    logits_digest: str | None = None
+    token_ns: tuple[int, ...] = ()
+    started_ns: int = 0
     record_hash: str | None = None
 
 
@@ -146,18 +186,14 @@ class Listener(Protocol):
 
 
 class RecordStoreLike(Protocol):
-    """Where finished executions go: append-only, one immutable row each.
+    """Where finished executions go: :class:`runtime.control.records.RecordStore`."""
 
-    ``append`` gets the complete record (see ``runtime.control.outcome.build_record``),
-    texts and token ids included; the store keeps hashes of ``prompt`` and ``text``
-    instead unless the operator asked for the text. It returns the row's hash and is
-    called from one thread. It raises EngineError if the row could not be made durable.
-    """
+    def append(self, record: Mapping[str, Any]) -> str:
+        """Writes a complete record durably; returns its row's hash. Raises EngineError."""
 
-    def append(self, record: Mapping[str, Any]) -> str: ...
     def get(self, execution_id: str) -> Mapping[str, Any] | None: ...
     def list(self, *, limit: int = 100, before: str | None = None) -> Sequence[Mapping[str, Any]]:
-        """Newest first."""
+        """Newest first. Raises ``run_not_found`` for an unknown ``before``."""
 
     def head(self) -> Mapping[str, Any]:
         """``{"count", "hash"}`` of the last row."""

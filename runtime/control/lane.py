@@ -1,0 +1,131 @@
+"""One served bundle inside the executor: its scheduler, its sequences, one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runtime.control.execution import Execution
+from runtime.control.types import ServedBundle, TokenOut
+from runtime.engine.types import Request, SequenceLike, StepReport, StopReason
+from runtime.errors import EXIT_RUN, EngineError
+from runtime.scheduler import Phase, Scheduler, Step, Ticket
+
+
+class Lane:
+    """Executions of one bundle. All methods run on the executor's thread, under its lock
+    where they touch the scheduler (submission comes from other threads)."""
+
+    def __init__(self, bundle: ServedBundle, queue_limit: int) -> None:
+        limits = bundle.engine.limits
+        self.bundle = bundle
+        self.name = bundle.info.name
+        self.scheduler = Scheduler(
+            slots=limits.slots,
+            step_tokens=limits.step_tokens,
+            context=limits.context,
+            queue_limit=queue_limit,
+            cost=bundle.info.cost,
+        )
+        self.executions: dict[str, Execution] = {}
+        self.retiring = False
+
+    def submit(self, execution: Execution, now_ns: int) -> None:
+        """Queues an execution. Raises what :meth:`Scheduler.submit` raises."""
+        spec = execution.spec
+        deadline = None
+        if spec.limits.max_seconds is not None:
+            deadline = now_ns + int(spec.limits.max_seconds * 1e9)
+        self.scheduler.submit(
+            Ticket(execution.id, len(spec.prompt_ids), spec.limits.max_tokens, spec.policy, deadline), now_ns
+        )
+        self.executions[execution.id] = execution
+
+    def admit(self, execution: Execution, now_ns: int) -> None:
+        """Gives an admitted execution its sequence. Raises EngineError if the engine refuses it."""
+        spec = execution.spec
+        request = Request(
+            prompt_ids=spec.prompt_ids,
+            sampling=spec.sampling,
+            limits=spec.limits,
+            stop=spec.stop,
+            logit_bias=spec.logit_bias,
+            logprobs=spec.logprobs,
+            ignore_eos=spec.ignore_eos,
+        )
+        execution.sequence = self.bundle.engine.admit(request)
+        execution.admitted_ns = now_ns
+        execution.phase = Phase.PREFILL
+
+    def work(self, step: Step) -> list[tuple[SequenceLike, int]]:
+        """The engine's view of a step: sequences with their tokens, those that are gone left out."""
+        items = []
+        for part in step.parts:
+            execution = self.executions.get(part.id)
+            if execution is not None and execution.sequence is not None:
+                items.append((execution.sequence, part.count))
+        return items
+
+    def account(self, step: Step, report: StepReport) -> None:
+        """Adds a step's times to the executions that were in it."""
+        forward = report.forward_ns
+        for part in step.parts:
+            execution = self.executions.get(part.id)
+            if execution is None:
+                continue
+            execution.steps += 1
+            execution.step_ns += report.ended_ns - report.started_ns
+            execution.forward_ns += forward
+            execution.shared_steps += len(step.parts) > 1
+            if part.samples:
+                execution.phase = Phase.DECODE
+
+    def deliver(self, report: StepReport) -> None:
+        """Passes the step's tokens on to whoever follows each execution."""
+        for execution_id, tokens in self.tokens(report).items():
+            self.executions[execution_id].deliver(tokens)
+
+    def tokens(self, report: StepReport) -> dict[str, list[TokenOut]]:
+        """A step's tokens by execution."""
+        by_sequence = {id(e.sequence): e for e in self.executions.values() if e.sequence is not None}
+        found: dict[str, list[TokenOut]] = {}
+        for event in report.events:
+            execution = by_sequence.get(id(event.sequence))
+            if execution is not None:
+                found.setdefault(execution.id, []).append(
+                    TokenOut(
+                        event.index, event.token, event.text, event.time_ns, event.logprob, event.top_logprobs
+                    )
+                )
+        return found
+
+    def ended(self) -> list[Execution]:
+        """Executions whose sequence has stopped."""
+        return [
+            e
+            for e in self.executions.values()
+            if e.sequence is not None and e.sequence.stop_reason is not None
+        ]
+
+    def remove(self, execution: Execution, clock: Callable[[], int]) -> None:
+        """Takes an ended execution out and frees its slot; its state is complete afterwards."""
+        sequence = execution.sequence
+        if sequence is not None:
+            execution.stop_reason = sequence.stop_reason or execution.stop_reason or StopReason.CANCELLED
+            execution.error = execution.error or sequence.error
+            execution.finished_ns = sequence.finished_ns or clock()
+            self.bundle.engine.release(sequence)
+        else:
+            execution.finished_ns = clock()
+        self.executions.pop(execution.id, None)
+
+    def check(self) -> None:
+        """Integrity while idle: no slot of the scheduler or the engine is held by anybody."""
+        self.scheduler.check()
+        free, slots = self.bundle.engine.free_slots, self.bundle.engine.limits.slots
+        if free != slots or self.executions:
+            raise EngineError(
+                "slot_leak",
+                f"{self.name} is idle, yet {slots - free} of {slots} slots are held "
+                f"and {len(self.executions)} executions are open",
+                exit_code=EXIT_RUN,
+            )

@@ -1,0 +1,119 @@
+"""From an ended execution to its official metrics, its diagnostics and its record."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.control.execution import Execution
+from runtime.control.record import build_record
+from runtime.control.types import Outcome
+from runtime.engine.types import StopReason
+from runtime.metrics.diagnostics import compute_diagnostics
+from runtime.metrics.official import compute_metrics
+from runtime.metrics.reading import EnergyReading
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has had resident (getrusage: kilobytes on Linux)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def make_outcome(execution: Execution, no_energy: str) -> Outcome:
+    """Everything a reply and a record say of an execution that has ended.
+
+    ``no_energy`` is the reason given where no energy was measured.
+    """
+    sequence, bundle = execution.sequence, execution.info
+    finished_ns = execution.finished_ns or execution.created_ns
+    admitted_ns = execution.admitted_ns
+    started_ns = admitted_ns if admitted_ns is not None else finished_ns
+    token_ids = tuple(sequence.token_ids) if sequence is not None else ()
+    token_ns = tuple(sequence.token_ns) if sequence is not None else ()
+    energy = execution.energy or EnergyReading.none(
+        no_energy if admitted_ns is not None else "the execution never became active"
+    )
+    metrics = compute_metrics(
+        started_ns=started_ns,
+        finished_ns=max(finished_ns, token_ns[-1] if token_ns else finished_ns),
+        token_times_ns=token_ns,
+        energy=energy,
+        op_times_ns=execution.op_times_ns,
+        memory_peak_bytes=peak_memory_bytes(),
+    )
+    alone = execution.shared_steps == 0 and execution.paced_ns == 0
+    mean_context = len(execution.spec.prompt_ids) + len(token_ids) // 2
+    diagnostics = compute_diagnostics(
+        metrics,
+        started_ns=started_ns,
+        finished_ns=finished_ns,
+        token_times_ns=token_ns,
+        energy=energy,
+        prompt_tokens=len(execution.spec.prompt_ids),
+        forward_ns=execution.forward_ns if alone and admitted_ns is not None else None,
+        bytes_per_token=bundle.cost.step_bytes(mean_context) or None,
+        queue_ms=((admitted_ns if admitted_ns is not None else finished_ns) - execution.created_ns) / 1e6,
+        logits_digest=sequence.logits_digest if sequence is not None and token_ids else None,
+        extra={
+            "steps": execution.steps,
+            "shared_steps": execution.shared_steps,
+            "paced_ms": execution.paced_ns / 1e6,
+            "notes": list(execution.spec.notes),
+        },
+    )
+    return Outcome(
+        id=execution.id,
+        bundle=bundle.name,
+        text=sequence.text if sequence is not None else "",
+        token_ids=token_ids,
+        prompt_tokens=len(execution.spec.prompt_ids),
+        stop_reason=execution.stop_reason or StopReason.CANCELLED,
+        error=execution.error,
+        metrics=metrics.to_json(),
+        diagnostics=diagnostics.to_json(),
+        decisions=execution.decisions,
+        logits_digest=sequence.logits_digest if sequence is not None and token_ids else None,
+        token_ns=token_ns,
+        started_ns=started_ns,
+    )
+
+
+def record_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
+    """The complete record of an ended execution."""
+    spec, bundle = execution.spec, execution.info
+    values = spec.plan.values()
+    return build_record(
+        execution_id=execution.id,
+        created_unix_ns=execution.created_unix_ns,
+        bundle=bundle.identity["bundle"],
+        model=bundle.identity["model"],
+        backend=bundle.backend,
+        quantization=bundle.quantization,
+        compiler=bundle.identity["compiler"],
+        plan=spec.plan.to_json(),
+        plan_digest=spec.plan.digest,
+        sampling=_group(values, "sampling"),
+        limits=_group(values, "limits"),
+        policy=spec.policy,
+        prompt=spec.prompt,
+        prompt_ids=spec.prompt_ids,
+        text=outcome.text,
+        token_ids=outcome.token_ids,
+        token_digests=getattr(execution.sequence, "token_digests", ()),
+        logits_digest=outcome.logits_digest,
+        stop_reason=outcome.stop_reason,
+        metrics=outcome.metrics,
+        diagnostics=outcome.diagnostics,
+        stop=spec.stop,
+        logit_bias=spec.logit_bias,
+        ignore_eos=spec.ignore_eos,
+        error=outcome.error,
+        decisions=[decision.to_json() for decision in outcome.decisions],
+        kind=spec.kind,
+    )
+
+
+def _group(values: Mapping[str, Any], group: str) -> dict[str, Any]:
+    prefix = group + "."
+    return {path[len(prefix) :]: value for path, value in values.items() if path.startswith(prefix)}

@@ -1,0 +1,310 @@
+"""An engine without weights, for tests of what drives it: same contract, arithmetic replaced by a hash.
+
+The next token depends on the sequence's ids (and its seed, where it samples), never on
+batching, chunking or time, as the real engine promises; so lost, doubled or mixed tokens
+show as a text that differs from :func:`expected_text`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.bundle.plan import ResolvedPlan
+from runtime.control.types import BundleInfo, ServedBundle
+from runtime.engine.types import (
+    EngineLimits,
+    Phase,
+    Request,
+    StepReport,
+    StopReason,
+    TokenEvent,
+)
+from runtime.errors import EngineError
+from runtime.scheduler import CostModel
+
+BOS, EOS, POISON, N_VOCAB = 256, 257, 258, 260
+ALPHABET = b"abcdefghijklmnopqrstuvwxyz      "
+
+
+def next_token(ids: Sequence[int], seed: int, eos: bool) -> int:
+    digest = hashlib.blake2b(repr((tuple(ids), seed)).encode(), digest_size=8).digest()
+    if eos and digest[0] < 8:
+        return EOS
+    return ALPHABET[digest[1] % len(ALPHABET)]
+
+
+def expected_ids(prompt_ids: Sequence[int], count: int, *, eos: bool = False, seed: int = 0) -> list[int]:
+    ids = list(prompt_ids)
+    for _ in range(count):
+        ids.append(next_token(ids, seed, eos))
+        if ids[-1] == EOS:
+            break
+    return ids[len(prompt_ids) :]
+
+
+def expected_text(prompt: str, count: int, **options: Any) -> str:
+    ids = expected_ids(FakeTokenizer().encode(prompt), count, **options)
+    return bytes(i for i in ids if i < 256).decode()
+
+
+class FakeTokenizer:
+    """A token a byte; ``<|im_end|>`` and the like are plain text."""
+
+    n_vocab = N_VOCAB
+    eos_ids = frozenset({EOS})
+    chat_template = None
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        return ([BOS] if add_special else []) + list(text.encode())
+
+    def decode(self, ids: Sequence[int], skip_special: bool = False, *, continuation: bool = False) -> str:
+        return b"".join(self.piece(i) for i in ids).decode(errors="replace")
+
+    def piece(self, token: int) -> bytes:
+        if not 0 <= token < N_VOCAB:
+            raise EngineError("token_out_of_range", f"the token id {token} is outside the vocabulary")
+        return bytes([token]) if token < 256 else b""
+
+
+class FakeTemplate:
+    source = "{# fake #}"
+
+    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        text = "".join(f"<{m['role']}>{m['content']}\n" for m in messages)
+        return text + ("<assistant>" if add_generation_prompt else "")
+
+
+@dataclass
+class FakeSequence:
+    request: Request
+    slot: int
+    admitted_ns: int
+    eos: bool
+    phase: Phase = Phase.PREFILL
+    done_prefill: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    token_ns: list[int] = field(default_factory=list)
+    text: str = ""
+    held: str = ""
+    stop_reason: StopReason | None = None
+    error: EngineError | None = None
+    finished_ns: int | None = None
+
+    @property
+    def remaining_prefill(self) -> int:
+        return len(self.request.prompt_ids) - self.done_prefill
+
+    @property
+    def logits_digest(self) -> str:
+        return hashlib.blake2b(repr((self.request.prompt_ids, self.token_ids)).encode()).hexdigest()[:64]
+
+    def end(self, reason: StopReason, error: EngineError | None = None) -> None:
+        self.stop_reason, self.error, self.phase = reason, error, Phase.FINISHED
+        self.finished_ns = time.monotonic_ns()
+
+
+class FakeEngine:
+    """``step_seconds`` is how long a step takes; ``broken`` makes the next step raise."""
+
+    def __init__(
+        self,
+        slots: int = 4,
+        step_tokens: int = 32,
+        context: int = 512,
+        step_seconds: float = 0.0,
+        eos: bool = False,
+    ) -> None:
+        self.limits = EngineLimits(N_VOCAB, 2, context, slots, step_tokens)
+        self.step_seconds = step_seconds
+        self.eos = eos
+        self.broken: Exception | None = None
+        self.gate: threading.Event | None = None
+        self.closed = False
+        self.steps: list[list[tuple[int, int]]] = []
+        self._slots: dict[int, FakeSequence] = {}
+
+    @property
+    def free_slots(self) -> int:
+        return self.limits.slots - len(self._slots)
+
+    def admit(self, request: Request) -> FakeSequence:
+        if not request.prompt_ids:
+            raise EngineError("prompt_empty", "the prompt is empty")
+        slot = next((s for s in range(self.limits.slots) if s not in self._slots), None)
+        if slot is None:
+            raise EngineError("no_free_slot", "every slot is taken")
+        sequence = FakeSequence(request, slot, time.monotonic_ns(), self.eos and not request.ignore_eos)
+        self._slots[slot] = sequence
+        return sequence
+
+    def step(self, work: Sequence[tuple[FakeSequence, int]]) -> StepReport:
+        started = time.monotonic_ns()
+        assert work
+        assert sum(n for _, n in work) <= self.limits.step_tokens
+        assert len({id(s) for s, _ in work}) == len(work)
+        self.steps.append([(s.slot, n) for s, n in work])
+        if self.gate is not None:
+            assert self.gate.wait(30)
+        if self.step_seconds:
+            time.sleep(self.step_seconds)
+        if self.broken is not None:
+            error, self.broken = self.broken, None
+            raise error
+        events: list[TokenEvent] = []
+        finished: list[FakeSequence] = []
+        n_prefill = n_decode = 0
+        for sequence, count in work:
+            assert self._slots.get(sequence.slot) is sequence
+            assert sequence.stop_reason is None
+            if sequence.phase is Phase.PREFILL:
+                assert 1 <= count <= sequence.remaining_prefill
+                sequence.done_prefill += count
+                n_prefill += count
+                if sequence.remaining_prefill:
+                    continue
+                sequence.phase = Phase.DECODE
+            else:
+                assert count == 1
+                n_decode += 1
+            event = self._sample(sequence)
+            if event is not None:
+                events.append(event)
+            if sequence.stop_reason is not None:
+                finished.append(sequence)
+        ended = time.monotonic_ns()
+        return StepReport(
+            tuple(events), tuple(finished), n_prefill, n_decode, started, ended, ended - started
+        )
+
+    def _sample(self, sequence: FakeSequence) -> TokenEvent | None:
+        request = sequence.request
+        if POISON in request.prompt_ids:
+            sequence.end(
+                StopReason.ERROR, EngineError("numeric_error", "a logit is NaN", path="attention, layer 1")
+            )
+            return None
+        seed = request.sampling.seed if request.sampling.temperature > 0 else 0
+        token = next_token([*request.prompt_ids, *sequence.token_ids], seed, sequence.eos)
+        sequence.token_ids.append(token)
+        sequence.token_ns.append(time.monotonic_ns())
+        before = sequence.text
+        sequence.held += bytes([token]).decode() if token < 256 else ""
+        whole = before + sequence.held
+        stop = next((s for s in request.stop if s in whole), None)
+        if stop is not None:
+            sequence.text, sequence.held = whole[: whole.index(stop)], ""
+            sequence.end(StopReason.STOP_SEQUENCE)
+        elif token == EOS:
+            sequence.text, sequence.held = whole, ""
+            sequence.end(StopReason.END_OF_SEQUENCE)
+        elif len(sequence.token_ids) >= request.limits.max_tokens:
+            sequence.text, sequence.held = whole, ""
+            sequence.end(StopReason.MAX_TOKENS)
+        elif (
+            request.limits.max_seconds is not None
+            and time.monotonic_ns() - sequence.admitted_ns > request.limits.max_seconds * 1e9
+        ):
+            sequence.text, sequence.held = whole, ""
+            sequence.end(StopReason.MAX_SECONDS)
+        else:
+            keep = max(
+                (n for s in request.stop for n in range(1, len(s)) if whole.endswith(s[:n])), default=0
+            )
+            keep = min(keep, len(sequence.held))
+            cut = len(sequence.held) - keep
+            sequence.text, sequence.held = before + sequence.held[:cut], sequence.held[cut:]
+        return TokenEvent(
+            sequence,
+            len(sequence.token_ids) - 1,
+            token,
+            sequence.text[len(before) :],
+            sequence.token_ns[-1],
+            -0.5 if request.logprobs is not None else None,
+            tuple((token + i, -0.5 - i) for i in range(request.logprobs or 0)),
+        )
+
+    def finish(self, sequence: FakeSequence, reason: StopReason, error: EngineError | None = None) -> str:
+        if sequence.stop_reason is not None:
+            return ""
+        held, sequence.held = sequence.held, ""
+        sequence.text += held
+        sequence.end(reason, error)
+        return held
+
+    def release(self, sequence: FakeSequence) -> None:
+        self.finish(sequence, StopReason.CANCELLED)
+        if self._slots.get(sequence.slot) is sequence:
+            del self._slots[sequence.slot]
+        sequence.slot = -1
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def resolved_plan(name: str = "story", **changes: Any) -> ResolvedPlan:
+    values: dict[str, Any] = {
+        "version": 1,
+        "name": name,
+        "model": "models/tiny-story.gguf",
+        "model_digest": "ab" * 32,
+        "backend": "cpu_avx2",
+        "quantization.recipe": "q4_k_m",
+        "quantization.overrides": [],
+        "quantization.requantize": False,
+        "quantization.imatrix": None,
+        "scheduler_policy": "default",
+        "limits.max_tokens": 24,
+        "limits.max_seconds": None,
+        "limits.max_watts": None,
+        "limits.max_watts_advisory": False,
+        "limits.max_joules": None,
+        "limits.on_limit": "stop",
+        "execution.threads": 1,
+        "execution.context": 512,
+        "execution.slots": 4,
+        "execution.step_tokens": 32,
+        "execution.kv_cache": "f16",
+        "sampling.temperature": 0.0,
+        "sampling.top_k": 0,
+        "sampling.top_p": 1.0,
+        "sampling.min_p": 0.0,
+        "sampling.typical_p": 1.0,
+        "sampling.repetition_penalty": 1.0,
+        "sampling.presence_penalty": 0.0,
+        "sampling.frequency_penalty": 0.0,
+        "sampling.seed": 0,
+        "observability.op_timing": False,
+    } | {key.replace("__", "."): value for key, value in changes.items()}
+    return ResolvedPlan.from_values(values, dict.fromkeys(values, "default"))
+
+
+def served_bundle(name: str = "story", engine: FakeEngine | None = None, **changes: Any) -> ServedBundle:
+    plan = resolved_plan(name, **changes)
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    identity = {
+        "bundle": {"name": name, "digest": digest, "builder": "00" * 32},
+        "model": {"name": "Tiny Story", "digest": plan.model_digest, "architecture": "llama"},
+        "compiler": {"name": "gcc", "version": "12", "flags": ["-O2"]},
+    }
+    info = BundleInfo(
+        name=name,
+        digest=digest,
+        plan=plan,
+        model_name="Tiny Story",
+        model_digest=plan.model_digest,
+        architecture="llama",
+        backend=plan.backend,
+        quantization=plan.quantization.recipe,
+        identity=identity,
+        weights_bytes=1_000_000,
+        kv_bytes=100_000,
+        arena_bytes=10_000,
+        cost=CostModel(flops_per_token=2_000_000, weight_bytes=1_000_000, kv_bytes_per_token=512),
+        parameters=1_000_000,
+    )
+    return ServedBundle(info, engine or FakeEngine(), FakeTokenizer(), FakeTemplate())
