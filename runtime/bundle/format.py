@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.bundle.plan import canonical_json
 from runtime.errors import EXIT_BUNDLE, EngineError
 
 FORMAT_VERSION = 1
@@ -44,12 +45,6 @@ KERNELS_DIR = "kernels"
 CHUNK_BYTES = 16 << 20
 #: No manifest of ours comes near this; a larger one is not read.
 MAX_MANIFEST_BYTES = 64 << 20
-
-
-def canonical_json(value: object) -> bytes:
-    """The one JSON text of a value: keys sorted, no spaces, UTF-8, no NaN; ends with a newline."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode() + b"\n"
 
 
 def sha256_hex(data: bytes) -> str:
@@ -158,7 +153,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The bytes of ``manifest.json``."""
-        return canonical_json(self.to_json())
+        return canonical_json(self.to_json()) + b"\n"
 
 
 def is_member_name(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterable
@@ -10,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from runtime.bundle import store
 from runtime.bundle.digests import verified_digest
@@ -26,6 +24,7 @@ from runtime.bundle.format import (
     parse_manifest,
     sha256_hex,
 )
+from runtime.bundle.plan import ResolvedPlan
 from runtime.errors import EXIT_BUNDLE, EngineError
 
 _FOLDERS = ("", KERNELS_DIR)
@@ -63,15 +62,9 @@ class Bundle:
         return data
 
     @cached_property
-    def plan(self) -> dict[str, Any]:
-        """``plan.json`` as JSON."""
-        try:
-            body = json.loads(self.read(PLAN))
-        except ValueError as cause:
-            raise _damaged(self.path / PLAN, f"is not JSON ({cause})") from None
-        if not isinstance(body, dict):
-            raise _damaged(self.path / PLAN, "is not a JSON object")
-        return body
+    def plan(self) -> ResolvedPlan:
+        """``plan.json``, checked; raises ``bad_bundle_plan``."""
+        return ResolvedPlan.from_bytes(self.read(PLAN))
 
     def names(self, folder: str = KERNELS_DIR) -> list[str]:
         """Names of the files under a folder of the bundle, sorted."""

@@ -1,0 +1,329 @@
+"""The run loop: prepare, forward, sample, emit, measure.
+
+:class:`Engine` runs steps over sequences that others choose (the scheduler, or
+:func:`generate` for a single one). It decides nothing: what may run together is
+``EngineLimits``, what runs is the caller's, how it runs was compiled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtime.bundle.plan import ResolvedPlan
+from runtime.bundle.reader import open_bundle
+from runtime.engine.executable import Executable, Floats, NumericError
+from runtime.engine.sequence import LiveSequence
+from runtime.engine.tokenizer import Tokenizer
+from runtime.engine.types import (
+    EngineLimits,
+    Limits,
+    Phase,
+    Request,
+    Sampling,
+    SequenceLike,
+    StepReport,
+    StopReason,
+    TokenEvent,
+)
+from runtime.engine.weights import Residence
+from runtime.errors import EXIT_RUN, EngineError
+
+#: Most alternatives a request may ask for per token.
+MAX_LOGPROBS = 100
+
+
+class Engine:
+    """The run loop over one executable; implements ``EngineLike``. One thread at a time."""
+
+    def __init__(self, executable: Executable, tokenizer: Tokenizer) -> None:
+        self.executable = executable
+        self.tokenizer = tokenizer
+        limits = executable.limits
+        self._free = list(range(limits.slots - 1, -1, -1))  # the lowest is taken first
+        self._held: dict[int, LiveSequence] = {}
+        n = limits.step_tokens
+        self._slots, self._positions, self._tokens = (np.zeros(n, np.int32) for _ in range(3))
+        self._want = np.zeros(n, np.uint8)
+
+    @classmethod
+    def open(cls, path: Path, threads: int | None = None, residence: Residence = "mapped") -> Engine:
+        """Checks, loads and maps the bundle at ``path``; errors as ``Executable.open``."""
+        bundle = open_bundle(path)
+        tokenizer = Tokenizer.from_bundle(bundle)
+        return cls(Executable.open(bundle, threads, residence=residence), tokenizer)
+
+    @property
+    def limits(self) -> EngineLimits:
+        """What the bundle was compiled for."""
+        return self.executable.limits
+
+    @property
+    def plan(self) -> ResolvedPlan:
+        """The bundle's plan."""
+        return self.executable.bundle.plan
+
+    @property
+    def free_slots(self) -> int:
+        """Sequences that can still be admitted."""
+        return len(self._free)
+
+    def close(self) -> None:
+        """Cancels what is left and lets go of the executable."""
+        for sequence in list(self._held.values()):
+            self.release(sequence)
+        self.executable.close()
+
+    # ---- the life of a sequence ------------------------------------------------
+
+    def admit(self, request: Request) -> LiveSequence:
+        """Gives the request a slot; see ``EngineLike.admit``."""
+        _check_request(request, self.limits)
+        if not self._free:
+            raise EngineError(
+                "no_free_slot",
+                f"all {self.limits.slots} slots are taken",
+                path="execution.slots",
+                hint="wait for a sequence to end, or compile a plan with more slots",
+                exit_code=EXIT_RUN,
+            )
+        # A text that continues a prompt keeps the space that its first word begins with.
+        decoder = self.tokenizer.stream(skip_special=True, continuation=True)
+        sequence = LiveSequence(request, self._free.pop(), self.limits.context, decoder)
+        self._held[sequence.slot] = sequence
+        return sequence
+
+    def finish(self, sequence: SequenceLike, reason: StopReason, error: EngineError | None = None) -> str:
+        """Ends a sequence from outside; see ``EngineLike.finish``."""
+        return self._own(sequence).end(reason, time.monotonic_ns(), error)
+
+    def release(self, sequence: SequenceLike) -> None:
+        """Frees the slot; see ``EngineLike.release``. Harmless when repeated."""
+        if sequence.slot < 0:
+            return
+        live = self._own(sequence)
+        live.end(StopReason.CANCELLED, time.monotonic_ns())
+        del self._held[live.slot]
+        self._free.append(live.slot)
+        self._free.sort(reverse=True)
+        live.slot = -1
+
+    def _own(self, sequence: SequenceLike) -> LiveSequence:
+        live = self._held.get(sequence.slot)
+        if live is not sequence or live is None:
+            raise _invalid_work("a sequence that this engine does not hold", "one that it admitted")
+        return live
+
+    # ---- a step ----------------------------------------------------------------
+
+    def step(self, work: Sequence[tuple[SequenceLike, int]]) -> StepReport:
+        """One forward over ``work``; see ``EngineLike.step``."""
+        started_ns = time.monotonic_ns()
+        lives = self._prepare(work)
+        n = n_prefill = 0
+        sampled: list[LiveSequence] = []
+        for live, count in lives:
+            begin = live.n_processed
+            rows = slice(n, n + count)
+            self._slots[rows] = live.slot
+            if count == 1:
+                self._positions[n] = begin
+            else:
+                self._positions[rows] = np.arange(begin, begin + count)
+            self._tokens[rows] = live.ids[begin : begin + count]
+            self._want[rows] = 0
+            n += count
+            if live.phase is Phase.PREFILL:
+                n_prefill += count
+            if begin + count >= live.n_prompt:
+                self._want[n - 1] = 1
+                sampled.append(live)
+        before_ns = self.executable.forward_ns
+        failures: dict[int, EngineError] = {}  # by slot
+        logits: Floats | None = None
+        try:
+            logits = self.executable.forward(
+                self._slots[:n], self._positions[:n], self._tokens[:n], self._want[:n]
+            )
+        except NumericError as error:
+            logits = error.logits
+            failures = self._who_failed(error, sampled, n)
+        except EngineError as error:
+            failures = {live.slot: error for live, _ in lives}
+        forward_ns = self.executable.forward_ns - before_ns
+        for live, count in lives:
+            live.n_processed += count
+        events = [
+            self._choose(live, logits[row])
+            for row, live in enumerate(sampled)
+            if logits is not None and live.slot not in failures
+        ]
+        ended_ns = time.monotonic_ns()
+        for live, _ in lives:
+            if (failure := failures.get(live.slot)) is not None:
+                live.end(StopReason.ERROR, ended_ns, failure)
+            elif live.phase is Phase.PREFILL and live.late(ended_ns):
+                live.end(StopReason.MAX_SECONDS, ended_ns)
+        return StepReport(
+            events=tuple(events),
+            finished=tuple(live for live, _ in lives if live.phase is Phase.FINISHED),
+            n_prefill=n_prefill,
+            n_decode=n - n_prefill,
+            started_ns=started_ns,
+            ended_ns=ended_ns,
+            forward_ns=forward_ns,
+        )
+
+    def _prepare(self, work: Sequence[tuple[SequenceLike, int]]) -> list[tuple[LiveSequence, int]]:
+        """The work, checked; raises ``invalid_work`` before anything is changed."""
+        lives = [(self._own(sequence), count) for sequence, count in work]
+        total = sum(count for _, count in lives)
+        if not lives or total > self.limits.step_tokens:
+            raise _invalid_work(f"a step of {total} tokens", f"1 to {self.limits.step_tokens} tokens")
+        if len({live.slot for live, _ in lives}) != len(lives):
+            raise _invalid_work("a sequence that is in the step twice", "each sequence once")
+        for live, count in lives:
+            most = {Phase.PREFILL: live.remaining_prefill, Phase.DECODE: 1, Phase.FINISHED: 0}[live.phase]
+            if not 1 <= count <= most:
+                raise _invalid_work(f"{count} tokens of a sequence in {live.phase}", f"1 to {most}")
+        return lives
+
+    def _choose(self, live: LiveSequence, row: Floats) -> TokenEvent:
+        """Samples the next token of a sequence from its row and says what came of it."""
+        request, executable = live.request, self.executable
+        live.note_logits(row)
+        position = live.n_prompt + len(live.token_ids)
+        history = live.history if live.penalised else None
+        choice = executable.sample(row, request.sampling, position, history, live.bias)
+        top = executable.top_logprobs(row, request.logprobs) if request.logprobs else ()
+        now_ns = time.monotonic_ns()
+        ends = choice.token in self.tokenizer.eos_ids and not request.ignore_eos
+        text = live.accept(choice.token, now_ns, ends)
+        if live.late(now_ns):
+            text += live.end(StopReason.MAX_SECONDS, now_ns)
+        logprob = None if request.logprobs is None else choice.logprob
+        return TokenEvent(live, len(live.token_ids) - 1, choice.token, text, now_ns, logprob, top)
+
+    def _who_failed(
+        self, error: NumericError, sampled: Sequence[LiveSequence], n: int
+    ) -> dict[int, EngineError]:
+        """The slots whose values are not finite; all of the step's if that cannot be told."""
+        slots = set()
+        if 0 <= error.token_index < n:
+            slots.add(int(self._slots[error.token_index]))
+        if error.logits is not None:
+            rows = zip(sampled, error.logits, strict=True)
+            slots |= {live.slot for live, row in rows if not np.isfinite(row).all()}
+            error.logits = None  # a view of the buffer that the next step overwrites
+        return dict.fromkeys(slots or {int(slot) for slot in self._slots[:n]}, error)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished single execution. Times in monotonic nanoseconds."""
+
+    sequence: LiveSequence
+    started_ns: int
+    finished_ns: int
+    forward_ns: int  # inside the compiled code
+    n_steps: int
+
+
+def generate(
+    engine: Engine,
+    request: Request,
+    on_token: Callable[[TokenEvent], None] | None = None,
+    *,
+    interrupt: Callable[[], StopReason | None] | None = None,
+    on_prefill: Callable[[int, int], None] | None = None,
+) -> Completion:
+    """Runs one request to its end, prefill in chunks of ``step_tokens``.
+
+    ``on_token`` is called with each token as it comes; ``interrupt`` before every
+    step, and ends the execution by returning a reason (Ctrl-C, an energy limit);
+    ``on_prefill`` with (processed, all) prompt tokens. The slot is free afterwards;
+    errors of the execution are in ``sequence.error``.
+    """
+    sequence = engine.admit(request)
+    forward_ns = n_steps = 0
+    try:
+        while sequence.phase is not Phase.FINISHED:
+            if interrupt is not None and (reason := interrupt()) is not None:
+                held = engine.finish(sequence, reason)
+                if held and on_token is not None:
+                    on_token(_closing_event(sequence, held))
+                break
+            count = min(sequence.remaining_prefill or 1, engine.limits.step_tokens)
+            prefill = sequence.phase is Phase.PREFILL
+            report = engine.step([(sequence, count)])
+            forward_ns += report.forward_ns
+            n_steps += 1
+            if prefill and on_prefill is not None:
+                on_prefill(sequence.n_processed, sequence.n_prompt)
+            if on_token is not None:
+                for event in report.events:
+                    on_token(event)
+    finally:
+        engine.release(sequence)
+    finished_ns = sequence.finished_ns if sequence.finished_ns is not None else time.monotonic_ns()
+    return Completion(sequence, sequence.admitted_ns, finished_ns, forward_ns, n_steps)
+
+
+def _closing_event(sequence: LiveSequence, text: str) -> TokenEvent:
+    last = len(sequence.token_ids) - 1
+    return TokenEvent(sequence, last, sequence.token_ids[last], text, time.monotonic_ns())
+
+
+def request_of_plan(
+    plan: ResolvedPlan, prompt_ids: Sequence[int], *, stop: Sequence[str] = (), logprobs: int | None = None
+) -> Request:
+    """A request under a plan's own sampling and limits."""
+    limits = {name: getattr(plan.limits, name) for name in Limits.__dataclass_fields__}
+    sampling = {name: getattr(plan.sampling, name) for name in Sampling.__dataclass_fields__}
+    return Request(tuple(prompt_ids), Sampling(**sampling), Limits(**limits), tuple(stop), logprobs=logprobs)
+
+
+def _check_request(request: Request, limits: EngineLimits) -> None:
+    n = len(request.prompt_ids)
+    if n == 0:
+        raise EngineError(
+            "prompt_empty",
+            "the prompt has no tokens, and this model has no beginning-of-sequence token to start from",
+            path="prompt",
+            exit_code=EXIT_RUN,
+        )
+    if n > limits.context:
+        raise EngineError(
+            "prompt_too_long",
+            f"the prompt has {n} tokens",
+            path="prompt",
+            allowed=f"at most {limits.context} tokens (execution.context)",
+            hint="shorten it, or compile the plan with a larger execution.context",
+            exit_code=EXIT_RUN,
+        )
+    for token in (min(request.prompt_ids), max(request.prompt_ids), *request.logit_bias):
+        if not 0 <= token < limits.n_vocab:
+            raise EngineError(
+                "token_out_of_range",
+                f"the token id {token} is outside the vocabulary",
+                allowed=f"0 to {limits.n_vocab - 1}",
+                exit_code=EXIT_RUN,
+            )
+    if request.limits.max_tokens < 1:
+        raise _invalid_request("limits.max_tokens", str(request.limits.max_tokens), "1 or more")
+    if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
+        raise _invalid_request("logprobs", str(request.logprobs), f"0 to {MAX_LOGPROBS}")
+    if not 0 <= request.sampling.seed < 1 << 64:
+        raise _invalid_request("sampling.seed", str(request.sampling.seed), "0 to 2^64 - 1")
+
+
+def _invalid_request(path: str, value: str, allowed: str) -> EngineError:
+    return EngineError("invalid_request", f"{value} is out of range", path, allowed, exit_code=EXIT_RUN)
+
+
+def _invalid_work(what: str, allowed: str) -> EngineError:
+    return EngineError("invalid_work", f"the step asks for {what}", allowed=allowed, exit_code=EXIT_RUN)

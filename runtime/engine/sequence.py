@@ -1,0 +1,126 @@
+"""One admitted request: its ids, its place in the KV cache, its text, its clock."""
+
+from __future__ import annotations
+
+import time
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.engine.stopping import StopMatcher
+from runtime.engine.tokenizer import StreamDecoder
+from runtime.engine.types import Phase, Request, Sampling, StopReason
+from runtime.errors import EngineError
+
+Bias = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
+
+
+class LiveSequence:
+    """A sequence as :mod:`runtime.engine.loop` keeps it; see ``SequenceLike`` for its public side.
+
+    ``budget``: tokens it may generate, the smaller of ``max_tokens`` and what the
+    context leaves (the last token needs no place in the KV cache).
+    """
+
+    def __init__(self, request: Request, slot: int, context: int, decoder: StreamDecoder) -> None:
+        self.request = request
+        self.slot = slot
+        self.phase = Phase.PREFILL
+        self.n_prompt = len(request.prompt_ids)
+        self.n_processed = 0  # tokens in the KV cache
+        self.budget = min(request.limits.max_tokens, context - self.n_prompt + 1)
+        self.ids: npt.NDArray[np.int32] = np.zeros(self.n_prompt + self.budget, np.int32)
+        self.ids[: self.n_prompt] = request.prompt_ids
+        self.token_ids: list[int] = []
+        self.token_ns: list[int] = []
+        self.text = ""
+        self.stop_reason: StopReason | None = None
+        self.error: EngineError | None = None
+        self.admitted_ns = time.monotonic_ns()
+        self.finished_ns: int | None = None
+        self.penalised = penalises(request.sampling)
+        self.bias = _bias(request)
+        limit = request.limits.max_seconds
+        self.deadline_ns = None if limit is None else self.admitted_ns + round(limit * 1e9)
+        self._decoder = decoder
+        self._stops = StopMatcher(request.stop)
+        self._digest = blake2b(digest_size=32)
+
+    @property
+    def remaining_prefill(self) -> int:
+        return self.n_prompt - self.n_processed if self.phase is Phase.PREFILL else 0
+
+    @property
+    def logits_digest(self) -> str:
+        return self._digest.hexdigest()
+
+    @property
+    def history(self) -> npt.NDArray[np.int32]:
+        """All ids so far, prompt first."""
+        return self.ids[: self.n_prompt + len(self.token_ids)]
+
+    def late(self, now_ns: int) -> bool:
+        """Whether its ``max_seconds`` have passed."""
+        return self.deadline_ns is not None and now_ns >= self.deadline_ns
+
+    def note_logits(self, row: npt.NDArray[np.float32]) -> None:
+        """Takes a row that a token is sampled from into the digest."""
+        self._digest.update(row.data)
+
+    def accept(self, token: int, now_ns: int, ends: bool) -> str:
+        """Appends a sampled token; returns the text it makes safe to show.
+
+        ``ends``: it is an end-of-sequence token, which has no text. Finishes the
+        sequence where a stop condition is met.
+        """
+        self.ids[self.n_prompt + len(self.token_ids)] = token
+        self.token_ids.append(token)
+        self.token_ns.append(now_ns)
+        self.phase = Phase.DECODE
+        if ends:
+            return self.end(StopReason.END_OF_SEQUENCE, now_ns)
+        text = self._show(self._decoder.push(token))
+        if self._stops.matched is not None:
+            return text + self.end(StopReason.STOP_SEQUENCE, now_ns)
+        if len(self.token_ids) >= self.budget:
+            return text + self.end(StopReason.MAX_TOKENS, now_ns)
+        return text
+
+    def end(self, reason: StopReason, now_ns: int, error: EngineError | None = None) -> str:
+        """Finishes the sequence; returns the text that had been held back."""
+        if self.phase is Phase.FINISHED:
+            return ""
+        # Bytes of an unfinished character may still complete a stop sequence.
+        text = self._show(self._decoder.flush()) + self._show_held()
+        self.phase = Phase.FINISHED
+        self.stop_reason, self.error, self.finished_ns = reason, error, now_ns
+        return text
+
+    def _show(self, text: str) -> str:
+        shown = self._stops.push(text)
+        self.text += shown
+        return shown
+
+    def _show_held(self) -> str:
+        held = self._stops.flush()
+        self.text += held
+        return held
+
+
+def penalises(sampling: Sampling) -> bool:
+    """Whether any penalty looks at the history."""
+    return (
+        sampling.repetition_penalty != 1.0
+        or sampling.presence_penalty != 0.0
+        or sampling.frequency_penalty != 0.0
+    )
+
+
+def _bias(request: Request) -> Bias | None:
+    if not request.logit_bias:
+        return None
+    items = sorted(request.logit_bias.items())
+    return np.array([token for token, _ in items], np.int32), np.array(
+        [value for _, value in items], np.float32
+    )
