@@ -97,7 +97,8 @@ def _recall(entry: Path) -> str | None:
 def _remember(entry: Path, digest: str) -> None:
     # A cache that cannot be written only costs time.
     with contextlib.suppress(OSError):
-        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (entry.parent.parent, entry.parent):  # parents=True would ignore the mode of the first
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=entry.parent, prefix=".new-")
         try:
             with os.fdopen(descriptor, "w") as file:

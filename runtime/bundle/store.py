@@ -85,10 +85,18 @@ def check_trusted(status: os.stat_result, path: Path, *, private: bool = False) 
 
 
 def private_dir(path: Path) -> Path:
-    """``path``, made with mode 0700 if it is missing, and checked to be this user's alone."""
+    """``path``, made with mode 0700 if it is missing, and checked to be this user's alone.
+
+    Our own folder that others may merely read is made private; one that others may
+    write is refused (``not_trusted``), for something may have been planted in it.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        check_trusted(path.stat(), path, private=True)
+        status = path.stat()
+        if status.st_uid == os.geteuid() and status.st_mode & 0o077 and not status.st_mode & 0o022:
+            path.chmod(0o700)
+            status = path.stat()
+        check_trusted(status, path, private=True)
     except OSError as cause:
         raise file_error(cause, path) from cause
     return path
