@@ -1,0 +1,39 @@
+"""Q5_0: 32 weights in 22 bytes. fp16 d, 32 fifth bits, 16 bytes of nibbles. w = d * (q - 16).
+
+Byte i of the nibbles holds weight i (low) and weight i + 16 (high); bit i of the
+little-endian word of fifth bits belongs to weight i.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compiler.quantize.formats.block import BlockFormat, Bytes, Floats
+from compiler.quantize.formats.scales import best_half_scale, half_bytes, reciprocal, rounded
+
+
+def decode(blocks: Bytes) -> Floats:
+    d = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    fifth = np.unpackbits(blocks[:, 2:6], axis=1, bitorder="little")
+    nibbles = blocks[:, 6:]
+    low = np.concatenate([nibbles & 15, nibbles >> 4], axis=1)
+    q: Floats = ((low | (fifth << 4)).astype(np.int8) - np.int8(16)).astype(np.float32)
+    return q * d
+
+
+#: d is tried at these fractions of the block's largest weight. Codes reach one step further down than
+#: up, so that weight is laid on the lower end.
+RATIOS = tuple(np.float32(-(100 + 2 * i) / 100) / np.float32(17.5) for i in range(12))
+
+
+def encode(x: Floats, importance: Floats | None) -> Bytes:
+    """Of the RATIOS, each as a half holds it, d is the one whose rounded codes leave the smallest error."""
+    w = np.ones_like(x) if importance is None else importance
+    d = best_half_scale(x, w, RATIOS, -16, 15)
+    codes = (rounded(x * reciprocal(d)[:, None], -16, 15) + np.float32(16)).astype(np.uint8)
+    nibbles = (codes[:, :16] & 15) | (codes[:, 16:] & 15) << 4
+    fifth = np.packbits(codes >> 4, axis=1, bitorder="little")
+    return np.concatenate([half_bytes(d), fifth, nibbles], axis=1)
+
+
+FORMAT = BlockFormat("q5_0", 32, 22, decode, encode, limit=15 * 65504)

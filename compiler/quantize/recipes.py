@@ -1,0 +1,311 @@
+"""Recipes: which type each tensor of a model gets, decided once and readable afterwards.
+
+A recipe is a table from a tensor's role to a block format. ``f32``, ``f16``, ``bf16``, ``q8_0`` and
+``q6_k`` give every matrix that type. ``q4_k_m`` follows llama.cpp's published mix:
+
+=====================================  ==================================================
+matrix                                 type
+=====================================  ==================================================
+output, or the tied token embedding    q6_k
+token embedding beside an output       q4_k
+attn_v, attn_qkv, ffn_down             q6_k in the layers with more bits, else q4_k
+attn_v of an 80-layer llama or qwen2   q6_k where the mix says q5_k
+all other matrices                     q4_k
+=====================================  ==================================================
+
+Layer i of n has *more bits* if ``i < n//8``, ``i >= 7n//8`` or ``(i - n//8) % 3 == 2``. For attn_v and
+attn_qkv, i and n count the layers that have one. Models with exactly eight experts get q8_0 for attn_v,
+attn_qkv and attn_k in every quantized recipe, and in q4_k_m q6_k for attn_output (the mix says q5_k, for
+which there is no kernel: the next larger format takes its place here and above).
+
+In every recipe, vectors, norms, biases, routers (``ffn_gate_inp``), position embeddings and short
+convolutions stay f32. A row that is not a whole number of blocks falls back: q4_k to q5_0, q6_k to q8_0,
+and where rows are not a multiple of 32, to f16.
+
+The recipe ``source`` takes every matrix in the type the file holds it in, where there is a kernel for it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from compiler.model.description import ModelDescription, Tensor
+from compiler.model.reader import decodable
+from compiler.quantize.formats import FORMATS
+from runtime.bundle.plan import Quantization, TypeOverride
+from runtime.bundle.planfields import RECIPES
+from runtime.errors import EXIT_PLAN, EngineError
+
+#: Where a row is not a whole number of blocks.
+FALLBACK: Mapping[str, str] = MappingProxyType({"q4_k": "q5_0", "q6_k": "q8_0", "q5_0": "f16", "q8_0": "f16"})
+
+#: Types of a file that are plain floats, not codes: converting them is not requantizing.
+FLOAT_TYPES = frozenset({"f64", "f32", "f16", "bf16"})
+
+#: For recipe ``source`` with ``requantize``: what stands in for a type without a kernel. Types of
+#: four bits and fewer are not named here; they become q4_k.
+SOURCE_SUBSTITUTES: Mapping[str, str] = MappingProxyType({"q5_k": "q6_k", "q5_1": "q6_k", "q8_1": "q8_0"})
+
+_KEPT_PARTS = (
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "position_embd",
+    "token_types",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+)
+_LAYER = re.compile(r"^blk\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """The decision for one tensor: the type it has in the file, the type it gets, and why."""
+
+    name: str
+    source_type: str
+    type: str
+    reason: str
+
+
+def assign_types(model: ModelDescription, quantization: Quantization) -> tuple[TensorType, ...]:
+    """Decides the type of every tensor of ``model``, in the file's order.
+
+    All that is wrong is reported in one ``EngineError``: ``unknown_recipe``, ``unknown_tensor_type``,
+    ``override_matches_nothing``, ``tensor_type_does_not_fit``, ``unsupported_source_type`` or
+    ``requantization_refused``; several of them as causes of the first.
+    """
+    errors = _check_names(quantization)
+    if errors:
+        raise _together(errors)
+    mix = _Mix(model, quantization.recipe)
+    used = [False] * len(quantization.overrides)
+    decided: list[TensorType] = []
+    for tensor in model.tensors.values():
+        decision, error = _decide(tensor, mix, quantization, used)
+        if decision is not None:
+            decided.append(decision)
+        if error is not None:
+            errors.append(error)
+    for index, override in enumerate(quantization.overrides):
+        if not used[index]:
+            errors.append(
+                EngineError(
+                    "override_matches_nothing",
+                    f"{override.tensors!r} matches no matrix of the model that an earlier override left",
+                    path=f"quantization.overrides[{index}].tensors",
+                    allowed="a pattern as in fnmatch, such as blk.*.ffn_down.weight",
+                    hint="vectors, norms and routers stay f32 and cannot be overridden",
+                    exit_code=EXIT_PLAN,
+                )
+            )
+    if errors:
+        raise _together(errors)
+    return tuple(decided)
+
+
+def _check_names(quantization: Quantization) -> list[EngineError]:
+    errors = []
+    if quantization.recipe not in RECIPES:
+        errors.append(
+            EngineError(
+                "unknown_recipe",
+                f"there is no recipe {quantization.recipe!r}",
+                path="quantization.recipe",
+                allowed=", ".join(RECIPES),
+                exit_code=EXIT_PLAN,
+            )
+        )
+    for index, override in enumerate(quantization.overrides):
+        if override.type not in FORMATS:
+            errors.append(
+                EngineError(
+                    "unknown_tensor_type",
+                    f"there is no kernel for tensors of type {override.type!r}",
+                    path=f"quantization.overrides[{index}].type",
+                    allowed=", ".join(FORMATS),
+                    exit_code=EXIT_PLAN,
+                )
+            )
+    return errors
+
+
+def _decide(
+    tensor: Tensor, mix: _Mix, quantization: Quantization, used: list[bool]
+) -> tuple[TensorType | None, EngineError | None]:
+    if not decodable(tensor.type):
+        return None, EngineError(
+            "unsupported_source_type",
+            f"{tensor.name} is stored as {tensor.type}, which cannot be decoded",
+            path=str(tensor.path),
+            hint="use a file with f32, f16, bf16 or ordinary quantized tensors",
+            exit_code=EXIT_PLAN,
+        )
+    k = tensor.shape[-1]
+    kept = kept_reason(tensor)
+    if kept is not None:
+        wanted, reason = "f32", kept
+    else:
+        override = _first_match(tensor.name, quantization.overrides)
+        if override is not None:
+            used[override] = True
+            pattern = quantization.overrides[override]
+            wanted, reason = pattern.type, f"override {pattern.tensors}"
+            if not FORMATS[wanted].fits(k):
+                return None, EngineError(
+                    "tensor_type_does_not_fit",
+                    f"{tensor.name} has rows of {k}, not a multiple of {FORMATS[wanted].block}",
+                    path=f"quantization.overrides[{override}].type",
+                    allowed=", ".join(name for name, f in FORMATS.items() if f.fits(k)),
+                    exit_code=EXIT_PLAN,
+                )
+        else:
+            wanted, reason = mix.choose(tensor)
+            if quantization.recipe == "source" and wanted not in FORMATS:
+                if not quantization.requantize:
+                    return None, _no_kernel(tensor)
+                wanted = SOURCE_SUBSTITUTES.get(wanted, "q4_k")
+                reason = f"no kernel for {tensor.type}: {wanted} in its place"
+            wanted, reason = _fall_back(wanted, k, reason)
+    quantized_elsewhere = tensor.type not in FLOAT_TYPES and tensor.type != wanted
+    if quantized_elsewhere and not quantization.requantize:
+        return None, EngineError(
+            "requantization_refused",
+            f"{tensor.name} is stored as {tensor.type}; {reason} wants {wanted}",
+            path="quantization",
+            exit_code=EXIT_PLAN,
+        )
+    if tensor.type == wanted:
+        reason += "; bytes of the file"
+    elif quantized_elsewhere:
+        reason += f"; requantized from {tensor.type}"
+    return TensorType(tensor.name, tensor.type, wanted, reason), None
+
+
+def kept_reason(tensor: Tensor) -> str | None:
+    """Why a tensor stays f32 in every recipe, or ``None`` if recipes decide."""
+    if len(tensor.shape) < 2:
+        return "vector"
+    if not tensor.name.endswith("weight"):
+        return "bias"
+    for part in _KEPT_PARTS:
+        if part in tensor.name:
+            return {"_norm.weight": "norm", "ffn_gate_inp.weight": "router"}.get(part, "small")
+    return None
+
+
+def more_bits(layer: int, layers: int) -> bool:
+    """Whether the published k-quant mixes give ``layer`` of ``layers`` the larger format."""
+    eighth = layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+
+
+class _Mix:
+    """A recipe's table applied to one model."""
+
+    def __init__(self, model: ModelDescription, recipe: str) -> None:
+        self.recipe = recipe
+        self.tied = "output.weight" not in model.tensors
+        self.eight_experts = model.get("expert_count", 0) == 8
+        self.layers = _integer(model.get("block_count", 0))
+        value_layers = {_layer(name) for name in model.tensors if _is_value(name)}
+        self.value_order = {layer: i for i, layer in enumerate(sorted(value_layers))}
+        grouped = model.get("attention.head_count") != model.get("attention.head_count_kv")
+        self.is_70b = self.layers == 80 and (
+            model.architecture == "qwen2" or (model.architecture == "llama" and grouped)
+        )
+
+    def choose(self, tensor: Tensor) -> tuple[str, str]:
+        """Type and reason, before any fallback."""
+        name, recipe = tensor.name, self.recipe
+        if recipe == "source":
+            return tensor.type, "source"
+        if not FORMATS.get(recipe, FORMATS["q4_k"]).quantized:
+            return recipe, recipe
+        if self.eight_experts and (_is_value(name) or "attn_k.weight" in name):
+            return "q8_0", f"{recipe}: attention keys and values of 8 experts"
+        if recipe != "q4_k_m":
+            return recipe, recipe
+        if name == "output.weight":
+            return "q6_k", "q4_k_m: output"
+        if name == "token_embd.weight":
+            return (
+                ("q6_k", "q4_k_m: embedding tied to the output")
+                if self.tied
+                else ("q4_k", "q4_k_m: embedding")
+            )
+        if _is_value(name):
+            if more_bits(self.value_order[_layer(name)], len(self.value_order)):
+                return "q6_k", "q4_k_m: values in a layer with more bits"
+            if self.is_70b:
+                return "q6_k", "q4_k_m: values of a 70B model"
+        elif "ffn_down" in name:
+            if more_bits(_layer(name), self.layers):
+                return "q6_k", "q4_k_m: ffn_down in a layer with more bits"
+        elif self.eight_experts and "attn_output.weight" in name:
+            return "q6_k", "q4_k_m: attention output of 8 experts"
+        return "q4_k", "q4_k_m"
+
+
+def _fall_back(wanted: str, k: int, reason: str) -> tuple[str, str]:
+    first = wanted
+    while not FORMATS[wanted].fits(k):
+        wanted = FALLBACK[wanted]
+    if wanted != first:
+        reason += f"; {wanted} for {first}: rows of {k} are not whole blocks of {FORMATS[first].block}"
+    return wanted, reason
+
+
+def _first_match(name: str, overrides: Sequence[TypeOverride]) -> int | None:
+    for index, override in enumerate(overrides):
+        if fnmatch.fnmatchcase(name, override.tensors):
+            return index
+    return None
+
+
+def _is_value(name: str) -> bool:
+    return any(part in name for part in ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight"))
+
+
+def _layer(name: str) -> int:
+    match = _LAYER.match(name)
+    return int(match.group(1)) if match else 0
+
+
+def _integer(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _no_kernel(tensor: Tensor) -> EngineError:
+    return EngineError(
+        "requantization_refused",
+        f"{tensor.name} is stored as {tensor.type}, for which there is no kernel",
+        path="quantization",
+        allowed=", ".join(FORMATS),
+        exit_code=EXIT_PLAN,
+    )
+
+
+def _together(errors: list[EngineError]) -> EngineError:
+    refused = [error for error in errors if error.code == "requantization_refused"]
+    if len(refused) == len(errors):
+        first = refused[0]
+        count = "1 tensor" if len(refused) == 1 else f"{len(refused)} tensors"
+        return EngineError(
+            "requantization_refused",
+            f"{count} of the file would have to be quantized a second time, beginning with: {first.message}",
+            path="quantization",
+            hint="use the F16 or BF16 file of the model; or recipe: source; or overrides that name the types "
+            "the file holds; or requantize: true, which loses some quality",
+            exit_code=EXIT_PLAN,
+            causes=tuple(refused),
+        )
+    if len(errors) == 1:
+        return errors[0]
+    first = errors[0]
+    return EngineError(
+        first.code, first.message, first.path, first.allowed, first.hint, first.exit_code, tuple(errors)
+    )
