@@ -24,7 +24,7 @@ MAX_TENSORS = 1 << 16
 MAX_KEY_BYTES = 1 << 16
 MAX_STRING_BYTES = 32 << 20
 #: Elements of all arrays of one file together; the largest vocabularies and their merges have 0.8 million.
-MAX_STRINGS = 3 << 19
+MAX_STRINGS = 1 << 20
 MAX_NUMBERS = 1 << 21
 MAX_ARRAY_DEPTH = 4
 MAX_DIMENSIONS = 4

@@ -181,7 +181,8 @@ _NUMPY_TYPES = {"f64": "<f8", "i8": "<i1", "i16": "<i2", "i32": "<i4", "i64": "<
 def decode(raw: np.ndarray, tensor: Tensor) -> np.ndarray:
     """Raw rows uint8 (rows, row_bytes) → float32 (rows, k)."""
     if tensor.type in _NUMPY_TYPES:
-        return raw.view(_NUMPY_TYPES[tensor.type]).astype(np.float32)
+        with np.errstate(over="ignore"):
+            return raw.view(_NUMPY_TYPES[tensor.type]).astype(np.float32)
     if not decodable(tensor.type):
         raise EngineError(
             "unsupported_tensor_type",
