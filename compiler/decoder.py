@@ -53,7 +53,12 @@ def build_decoder(model: ModelDescription, load: TensorLoader, context: int) -> 
 
 class _Builder:
     def __init__(
-        self, model: ModelDescription, family: Family, hyper: Hyperparameters, load: TensorLoader, context: int
+        self,
+        model: ModelDescription,
+        family: Family,
+        hyper: Hyperparameters,
+        load: TensorLoader,
+        context: int,
     ) -> None:
         self.model, self.family, self.hyper, self.load, self.context = model, family, hyper, load, context
         self.g = GraphBuilder()
@@ -102,7 +107,9 @@ class _Builder:
         if placement != "pre":
             attention = self.norm(attention, blk + "post_attention_norm", width)
         attention = self.scaled(attention, self.hyper.residual_scale)
-        parallel = self.family.parallel_residual != "never" and blk + "ffn_norm.weight" not in self.model.tensors
+        parallel = (
+            self.family.parallel_residual != "never" and blk + "ffn_norm.weight" not in self.model.tensors
+        )
         x = self.g.add("add", self.g.type(x), [attention, x])
         if not parallel:
             normed = self.norm(x, blk + "ffn_norm", width) if placement != "post" else x
@@ -176,14 +183,18 @@ class _Builder:
         columns = self.g.type(x).columns
         head_dim = columns // heads
         if tensor.shape not in ((head_dim,), (columns,), (heads, head_dim)):
-            raise self.shape_error(name + ".weight", tensor.shape, f"({head_dim},), ({columns},) or ({heads}, {head_dim})")
+            raise self.shape_error(
+                name + ".weight", tensor.shape, f"({head_dim},), ({columns},) or ({heads}, {head_dim})"
+            )
         groups = 1 if tensor.shape == (columns,) and columns != head_dim else heads
         return self.norm(x, name, columns, groups, tensor.shape)
 
     def rope_table(self, sliding: bool) -> tuple[str, float]:
         """The weight name of the rotation's inverse frequencies, and the factor on cos and sin."""
         h = self.hyper
-        base, scaling = (h.rope_base_window, h.rope_scaling_window) if sliding else (h.rope_base, h.rope_scaling)
+        base, scaling = (
+            (h.rope_base_window, h.rope_scaling_window) if sliding else (h.rope_base, h.rope_scaling)
+        )
         key = (base, scaling)
         if key not in self._ropes:
             factors = self.rope_factors()
@@ -198,7 +209,9 @@ class _Builder:
         """Per-channel divisors: Llama 3's one tensor, or LongRoPE's long or short one by the context."""
         original = self.hyper.rope_scaling.original_context
         longrope = "rope_factors_long.weight" if self.context > original else "rope_factors_short.weight"
-        self._folded.update({"rope_factors_long.weight", "rope_factors_short.weight"} & set(self.model.tensors))
+        self._folded.update(
+            {"rope_factors_long.weight", "rope_factors_short.weight"} & set(self.model.tensors)
+        )
         for name in ("rope_freqs.weight", longrope):
             if name in self.model.tensors:
                 shape = self.model.tensors[name].shape
@@ -207,7 +220,10 @@ class _Builder:
                 factors = self.load(name)
                 if not np.all(np.isfinite(factors)) or np.any(factors <= 0):
                     raise EngineError(
-                        "model_tensor", "rotation factors must be finite and positive", path=name, exit_code=EXIT_MODEL
+                        "model_tensor",
+                        "rotation factors must be finite and positive",
+                        path=name,
+                        exit_code=EXIT_MODEL,
                     )
                 self._folded.add(name)
                 return factors
@@ -291,7 +307,9 @@ class _Builder:
             return x
         return self.g.add("bias", self.g.type(x), [x], [self.weight(name, (self.g.type(x).columns,))])
 
-    def norm(self, x: str, name: str, columns: int, groups: int = 1, shape: tuple[int, ...] | None = None) -> str:
+    def norm(
+        self, x: str, name: str, columns: int, groups: int = 1, shape: tuple[int, ...] | None = None
+    ) -> str:
         weights: list[Ref | str] = [self.weight(name + ".weight", shape or (columns,))]
         if self.family.norm == "layer" and name + ".bias" in self.model.tensors:
             weights.append(self.weight(name + ".bias", shape or (columns,)))

@@ -62,9 +62,13 @@ def read_hyperparameters(model: ModelDescription, family: Family) -> Hyperparame
     head_dim_v = m.integer("attention.value_length", 1, 4096, head_dim)
     n_rot = m.integer("rope.dimension_count", 2, 4096, head_dim)
     if heads % kv_heads:
-        raise m.error("attention.head_count_kv", f"{heads} query heads do not divide among {kv_heads} KV heads")
+        raise m.error(
+            "attention.head_count_kv", f"{heads} query heads do not divide among {kv_heads} KV heads"
+        )
     if n_rot > head_dim or n_rot % 2:
-        raise m.error("rope.dimension_count", f"{n_rot} rotated channels of {head_dim}", f"even, at most {head_dim}")
+        raise m.error(
+            "rope.dimension_count", f"{n_rot} rotated channels of {head_dim}", f"even, at most {head_dim}"
+        )
     context = m.integer("context_length", 1, 1 << 24)
     window = m.integer("attention.sliding_window", 0, 1 << 24, 0) if family.window_period else 0
     scaling = _scaling(m, context)

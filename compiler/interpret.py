@@ -191,8 +191,9 @@ def activate(kind: str, x: Array) -> Array:
         return 1.0 / (1.0 + np.exp(-x))
     if kind == "tanh":
         return np.tanh(x)
-    positive = np.maximum(x, 0.0)
-    return positive * positive if kind == "relu2" else positive
+    if kind == "relu2":
+        return np.square(np.maximum(x, 0.0))
+    raise ValueError(f"unknown activation {kind!r}")
 
 
 @_op
@@ -288,7 +289,9 @@ def op_expert_glu(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
     gate, up = (run.weight(ref) for ref in node.weights)
     experts = route.ids[route.pairs[:, 0], route.pairs[:, 1]]
     kind = str(node.attrs["kind"])
-    return np.stack([activate(kind, gate[e] @ row) * (up[e] @ row) for e, row in zip(experts, x, strict=True)])
+    return np.stack(
+        [activate(kind, gate[e] @ row) * (up[e] @ row) for e, row in zip(experts, x, strict=True)]
+    )
 
 
 @_op

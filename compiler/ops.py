@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from compiler.graph import Graph, Node, Ref, ValueType, Weight
 
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2", "sigmoid", "tanh")
 QUANTIZED = {"q256": 256, "q32": 32}
 
 
@@ -219,9 +219,17 @@ def _verify_arity(node: Node, spec: OpSpec) -> None:
     _need(node, len(node.inputs) in counts, f"{len(node.inputs)} inputs, {spec.inputs} expected")
     low, high = spec.weights if isinstance(spec.weights, tuple) else (spec.weights, spec.weights)
     _need(node, low <= len(node.weights) <= high, f"{len(node.weights)} weights, {spec.weights} expected")
-    _need(node, set(node.attrs) == set(spec.attrs), f"attributes {sorted(node.attrs)}, {sorted(spec.attrs)} expected")
+    _need(
+        node,
+        set(node.attrs) == set(spec.attrs),
+        f"attributes {sorted(node.attrs)}, {sorted(spec.attrs)} expected",
+    )
     for key, kind in spec.attrs.items():
-        _need(node, type(node.attrs[key]) is kind, f"attribute {key}={node.attrs[key]!r} is not a {kind.__name__}")
+        _need(
+            node,
+            type(node.attrs[key]) is kind,
+            f"attribute {key}={node.attrs[key]!r} is not a {kind.__name__}",
+        )
     if "kind" in spec.attrs:
         _need(node, node.attrs["kind"] in ACTIVATIONS, f"unknown activation {node.attrs['kind']!r}")
 

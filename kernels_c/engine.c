@@ -73,7 +73,7 @@ EXPORT int32_t engine_open(const void *weights, uint64_t weights_bytes, int32_t 
     e->arena = map_memory(ARENA_BYTES);
     e->kv = map_memory(KV_BYTES);
     e->rotary = (float *)map_memory(ROTARY_BYTES);
-    e->scratch = map_memory((uint64_t)threads * THREAD_SCRATCH);
+    e->scratch = map_memory((uint64_t)threads * thread_scratch());
     if (e->arena == NULL || e->kv == NULL || e->rotary == NULL || e->scratch == NULL) {
         engine_close(e);
         return ENGINE_E_MEMORY;
@@ -101,7 +101,7 @@ EXPORT void engine_close(engine *e)
     if (e->rotary != NULL)
         munmap(e->rotary, ROTARY_BYTES ? ROTARY_BYTES : 1);
     if (e->scratch != NULL)
-        munmap(e->scratch, (uint64_t)e->threads * THREAD_SCRATCH);
+        munmap(e->scratch, (uint64_t)e->threads * thread_scratch());
     free(e);
 }
 
@@ -169,6 +169,7 @@ EXPORT int32_t engine_forward(engine *e, int32_t n, const int32_t *slot, const i
     const int32_t status = plan_step(e, n, slot, position, token, want);
     if (status != ENGINE_OK)
         return status;
+    memcpy(e->slot, slot, (size_t)n * sizeof *slot);
     memcpy(e->token, token, (size_t)n * sizeof *token);
     memcpy(e->position, position, (size_t)n * sizeof *position);
     e->logits = logits;

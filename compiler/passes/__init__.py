@@ -18,12 +18,10 @@ class Decisions:
     """What the plan decided that shapes the graph.
 
     ``types``: format of each tensor by name. ``step_tokens``: most tokens of a step.
-    ``panel_bytes(format, k)``: size of a packed panel of 16 rows.
     """
 
     types: Mapping[str, str]
     step_tokens: int
-    panel_bytes: Callable[[str, int], int]
 
 
 Pass = Callable[[Graph, Decisions], Graph]

@@ -13,9 +13,9 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from compiler.graph import Graph, Node, Ref, ValueType, Weight, renumber
+from compiler.kernels import ACTIVATION_GROUP
 from compiler.ops import weight_shape
 from compiler.passes import Decisions
-from compiler.quantize.groups import activation_group
 
 
 def fuse(graph: Graph, decisions: Decisions) -> Graph:
@@ -117,17 +117,19 @@ def _residual(graph: Graph) -> list[Node]:
             continue
         source = made[node.inputs[0]]
         if source.op == "linear" and len(source.inputs) == 1 and _sole_user(graph, source.output) is node:
-            replaced[node.output] = replace(source, output=node.output, inputs=(*source.inputs, node.inputs[1]))
+            replaced[node.output] = replace(
+                source, output=node.output, inputs=(*source.inputs, node.inputs[1])
+            )
             gone.add(source.output)
     return [replaced.get(node.output, node) for node in graph.nodes if node.output not in gone]
 
 
 def _segments(graph: Graph) -> list[Node]:
     """Projections of one input, reading the same kind of activations → one, with slices."""
-    groups: dict[tuple[str, int | None], list[Node]] = {}
+    groups: dict[tuple[str, int], list[Node]] = {}
     for node in graph.nodes:
         if node.op == "linear" and len(node.inputs) == 1 and node.output != graph.output:
-            kind = activation_group(graph.weights[node.weights[0].name].type)
+            kind = ACTIVATION_GROUP[graph.weights[node.weights[0].name].type]
             groups.setdefault((node.inputs[0], kind), []).append(node)
     result: list[Node] = []
     first_of = {group[0].output: group for group in groups.values() if len(group) > 1}

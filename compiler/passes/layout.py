@@ -12,10 +12,11 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from compiler.graph import Graph, Weight
+from compiler.kernels import packed_bytes
 from compiler.passes import Decisions
 
 ALIGNMENT = 64
-PANEL_ROWS = 16
+PAGE = 4096
 #: Type of the inverse rotation frequencies: tables are built when a bundle is opened.
 ROTATION = "f64"
 
@@ -35,7 +36,7 @@ def layout(graph: Graph, decisions: Decisions) -> Graph:
             if ref.name not in panels:
                 weight = replace(weight, type="f32")
             placed[ref.name] = replace(weight, offset=offset)
-            size = panel_tensor_bytes(weight, decisions) if ref.name in panels else 4 * math.prod(weight.shape)
+            size = matrix_bytes(weight) if ref.name in panels else 4 * math.prod(weight.shape)
             offset += round_up(size, ALIGNMENT)
     return replace(graph, weights=MappingProxyType(placed))
 
@@ -53,12 +54,22 @@ def matrices(graph: Graph) -> frozenset[str]:
     return frozenset(found)
 
 
-def panel_tensor_bytes(weight: Weight, decisions: Decisions) -> int:
+def matrix_bytes(weight: Weight) -> int:
     """Bytes of a matrix, or of a stack of experts' matrices, as panels."""
     *stack, rows, k = weight.shape
-    panels = -(-rows // PANEL_ROWS)
-    return math.prod(stack) * panels * decisions.panel_bytes(weight.type, k)
+    return math.prod(stack) * packed_bytes(weight.type, rows, k)
 
 
 def round_up(value: int, to: int) -> int:
     return -(-value // to) * to
+
+
+def weights_bytes(graph: Graph) -> int:
+    """Size of ``weights.bin``: its last weight's end, rounded up to a page."""
+    panels = matrices(graph)
+    ends = [0]
+    for weight in graph.weights.values():
+        if weight.offset is not None:
+            size = matrix_bytes(weight) if weight.name in panels else 4 * math.prod(weight.shape)
+            ends.append(weight.offset + size)
+    return round_up(max(ends), PAGE)

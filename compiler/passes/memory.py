@@ -13,13 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from compiler.graph import LOGITS, Graph, Node, ValueType
+from compiler.kernels import activation_bytes
 from compiler.ops import OPS, QUANTIZED
 from compiler.passes import Decisions
 from compiler.passes.layout import round_up
 
-#: int16 sums a token and group carry (ACTIVATION_SUMS_* in kernels_c/include/activations.h;
-#: the emitted C asserts that the two agree).
-ACTIVATION_SUMS = {256: 72, 32: 2}
 ALIGNMENT = 64
 
 
@@ -71,9 +69,7 @@ def value_bytes(type: ValueType, decisions: Decisions, used_experts: int) -> int
 
 def quantized_parts(type: ValueType, rows: int) -> tuple[int, int, int]:
     """Aligned bytes of the codes, scales and sums of ``rows`` rows."""
-    group = QUANTIZED[type.dtype]
-    groups = type.columns // group
-    parts = (rows * type.columns, rows * groups * 4, rows * groups * ACTIVATION_SUMS[group] * 2)
+    parts = activation_bytes(QUANTIZED[type.dtype], type.columns, rows)
     codes, scales, sums = (round_up(part, ALIGNMENT) for part in parts)
     return codes, scales, sums
 
@@ -114,7 +110,9 @@ def _storage(graph: Graph) -> dict[str, tuple[str, int]]:
         if index is None or index >= len(node.inputs):
             continue
         source = node.inputs[index]
-        if result[source][0] != source and any(OPS[user.op].partition == "panels" for user in uses[node.output]):
+        if result[source][0] != source and any(
+            OPS[user.op].partition == "panels" for user in uses[node.output]
+        ):
             continue  # float panels read rows that follow each other without a gap
         last_reader = max(uses[source], key=lambda user: order[user.output])
         if last_reader is node and source != graph.output and _alone(graph, result, source, node, order):
@@ -134,8 +132,8 @@ def _alone(
         begin = storage[other.output][1]
         if begin >= column + width or column >= begin + other.type.columns:
             continue
-        read_later = any(order[user.output] > order[node.output] and user.op != "slice" for user in graph.uses()[other.output])
-        if read_later:
+        users = graph.uses()[other.output]
+        if any(order[user.output] > order[node.output] and user.op != "slice" for user in users):
             return False
     # An owner that is itself read by a later slice or op would see the new bytes.
     return all(order[user.output] <= order[node.output] or user.op == "slice" for user in graph.uses()[owner])

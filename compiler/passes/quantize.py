@@ -6,8 +6,8 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from compiler.graph import Graph, Node, ValueType, renumber
+from compiler.kernels import ACTIVATION_GROUP
 from compiler.passes import Decisions
-from compiler.quantize.groups import activation_group
 
 #: Ops whose first input meets the weights.
 _PROJECTIONS = ("linear", "linear_glu", "expert_matmul", "expert_glu")
@@ -17,8 +17,8 @@ def quantize(graph: Graph, decisions: Decisions) -> Graph:
     made: dict[tuple[str, int], str] = {}
     result: list[Node] = []
     for node in graph.nodes:
-        group = activation_group(graph.weights[node.weights[0].name].type) if node.op in _PROJECTIONS else None
-        if group is not None:
+        group = ACTIVATION_GROUP[graph.weights[node.weights[0].name].type] if node.op in _PROJECTIONS else 0
+        if group:
             source = node.inputs[0]
             if (source, group) not in made:
                 type = next(n.type for n in result if n.output == source)

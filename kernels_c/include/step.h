@@ -17,7 +17,7 @@ struct engine {
     int32_t length[SLOTS];            /* positions written in each slot */
 
     int32_t n, n_want, n_sequences, n_tiles;
-    int32_t token[STEP_TOKENS], position[STEP_TOKENS];
+    int32_t slot[STEP_TOKENS], position[STEP_TOKENS], token[STEP_TOKENS];
     int32_t wanted[STEP_TOKENS];      /* indices of the tokens whose logits are wanted */
     sequence sequences[STEP_TOKENS];
     sequence tiles[STEP_TOKENS];      /* the sequences in runs of at most QUERY_TILE tokens */
@@ -42,6 +42,13 @@ static inline span share_of(int32_t n, int32_t thread, int32_t threads)
     return (span){(int32_t)((int64_t)n * thread / threads), (int32_t)((int64_t)n * (thread + 1) / threads)};
 }
 
+static uint64_t now_ns(void);
+static inline uint64_t kernel_scratch(void);   /* bytes, emitted in forward.c */
+static inline uint64_t thread_scratch(void)
+{
+    return kernel_scratch() + 2 * TOKEN_TILE * PANEL_ROWS * sizeof(float);
+}
+
 #define AT(offset) ((float *)(e->arena + (offset)))
 #define VECTOR(offset) ((const float *)(e->weights + (offset)))
 #define MATRIX(offset) (e->weights + (offset))
@@ -49,11 +56,11 @@ static inline span share_of(int32_t n, int32_t thread, int32_t threads)
 /* A thread's private memory: kernel scratch, then the sums of a panel for a tile of tokens, twice. */
 static inline uint8_t *scratch_of(engine *e, int32_t thread)
 {
-    return e->scratch + (size_t)thread * THREAD_SCRATCH;
+    return e->scratch + (uint64_t)thread * thread_scratch();
 }
 static inline float *sums_of(engine *e, int32_t thread)
 {
-    return (float *)(scratch_of(e, thread) + KERNEL_SCRATCH);
+    return (float *)(scratch_of(e, thread) + kernel_scratch());
 }
 
 static inline int32_t smaller(int32_t a, int32_t b)
@@ -86,6 +93,13 @@ static inline void copy_row(const float *x, int32_t n, float *out)
 {
     if (x != out)
         memcpy(out, x, (size_t)n * sizeof *x);
+}
+
+/* out += weight * x, each product rounded before it is added. */
+static inline void add_scaled_row(const float *x, int32_t n, float weight, float *out)
+{
+    for (int32_t i = 0; i < n; i++)
+        out[i] += weight * x[i];
 }
 
 /* ---- experts ------------------------------------------------------------ */
@@ -166,7 +180,6 @@ static void check_rows(engine *e, int32_t op, int32_t layer, const float *x, int
 #define CHECK(op, layer, x, rows, columns, stride) \
     do { if (e->checking) check_rows(e, (op), (layer), (x), (rows), (columns), (stride)); } while (0)
 
-static uint64_t now_ns(void);
 #if OP_TIMING
 /* Thread 0's time since the last mark goes to op. */
 #define TIMED(op) \

@@ -1,0 +1,300 @@
+"""Graph → C text. Pure: no files are written and no compiler is started here.
+
+``emit`` returns the bundle's ``kernels/`` folder as texts: ``engine.c``, the one
+translation unit, and everything it includes. Templates are strict: a name that is
+not given is an error. Only enums, bounded integers and floats reach C; names come
+from the graph's numbering and the decoder's own roles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+
+import jinja2
+import numpy as np
+
+from compiler.backends import Backend
+from compiler.emit.layers import KvGeometry, LayerShape, layer_shapes, roles, split_layers
+from compiler.emit.places import ROWS, Places, float_literal
+from compiler.emit.projections import Projection, projection, split_refs
+from compiler.graph import Graph, Node
+from compiler.ops import OPS
+from compiler.passes import Decisions
+from compiler.passes.layout import ROTATION, round_up, weights_bytes
+from compiler.passes.memory import arena_bytes
+
+_ROOT = resources.files("kernels_c")
+#: ATTENTION_BLOCK and ATTENTION_ROWS of kernels_c/include/activations.h (asserted in config.h).
+ATTENTION_BLOCK, ATTENTION_ROWS = 256, 64
+_KV_ELEMENT = {"f32": 4, "f16": 2, "q8_0": 1}
+#: Most tokens whose panel sums a thread holds at a time.
+TOKEN_TILE = 256
+
+
+@dataclass(frozen=True)
+class EmitRequest:
+    """All that the C depends on. ``constants``: inverse rotation frequencies by weight name."""
+
+    graph: Graph
+    decisions: Decisions
+    backend: Backend
+    constants: Mapping[str, np.ndarray]
+    context: int
+    slots: int
+    kv_cache: str
+    op_timing: bool
+    plan_digest: str
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """``sources``: relative name → text; ``units``: those to compile. Sizes in bytes."""
+
+    sources: Mapping[str, str]
+    units: tuple[str, ...]
+    weights_bytes: int
+    arena_bytes: int
+    kv_bytes: int
+
+
+def emit(request: EmitRequest) -> Emitted:
+    """The C of a placed graph for one backend."""
+    view = _View(request)
+    templates = _environment()
+    sources = {name.removeprefix("include/"): _text(name) for name in _static_files(request.backend)}
+    for panel_name, template, k in view.panels():
+        text = templates.get_template(template).render(name=panel_name, k=k)
+        sources[f"{panel_name}.h"] = text
+    for name in ("config.h", "kernels.h", "forward.c"):
+        sources[name] = templates.get_template(f"{name}.j2").render(v=view, d=request)
+    sources = {name: _tidy(text) for name, text in sorted(sources.items())}
+    return Emitted(
+        MappingProxyType(sources), ("engine.c",), view.weights_bytes, view.arena_bytes, view.kv_bytes
+    )
+
+
+def _static_files(backend: Backend) -> list[str]:
+    """C that is copied as it is: the engine's own and the backend's kernel set."""
+    own = ["engine.c", "sampling.c", "include/step.h", "include/rotary.h"]
+    return [*own, *(name for name in backend.sources if name not in own)]
+
+
+def _text(name: str) -> str:
+    return (_ROOT / name).read_text(encoding="utf-8")
+
+
+def _tidy(text: str) -> str:
+    """No trailing spaces, no runs of blank lines: templates leave both."""
+    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: _text(name)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["f"] = float_literal
+    return environment
+
+
+class _View:
+    """What the templates see: the graph in C's terms."""
+
+    def __init__(self, request: EmitRequest) -> None:
+        self.request, self.graph = request, request.graph
+        self.places = Places(request.graph, request.decisions)
+        self.before, layers, self.after = split_layers(request.graph)
+        self.n_layers = len(layers)
+        self.geometry = {i: self._geometry(nodes) for i, nodes in enumerate(layers)}
+        self.shapes = layer_shapes(request.graph, layers, self.geometry)
+        self.layers = layers
+        self.roles = roles(request.graph, layers)
+        self.functions: dict[Projection, str] = {}
+        for nodes in (self.before, *(shape.nodes for shape in self.shapes), self.after):
+            for node in nodes:
+                if OPS[node.op].partition == "panels":
+                    function = projection(request.graph, node)
+                    self.functions.setdefault(function, f"{function.op}_{len(self.functions)}")
+        self.ops = sorted({node.op for node in request.graph.nodes if node.op != "slice"})
+        self.rotations = [w for w in request.graph.weights.values() if w.type == ROTATION]
+
+    # -- sizes ----------------------------------------------------------------------
+
+    @property
+    def vocab(self) -> int:
+        return self.places.made[self.graph.output].type.columns
+
+    @property
+    def used_experts(self) -> int:
+        return self.places.used
+
+    @property
+    def experts(self) -> int:
+        return max((int(n.attrs["experts"]) for n in self.graph.nodes if n.op == "route"), default=0)
+
+    @property
+    def weights_bytes(self) -> int:
+        return weights_bytes(self.graph)
+
+    @property
+    def arena_bytes(self) -> int:
+        return round_up(arena_bytes(self.graph, self.request.decisions), 4096)
+
+    @property
+    def kv_bytes(self) -> int:
+        return sum(round_up(kv.slot_bytes, 64) * self.request.slots for kv in self.geometry.values())
+
+    @property
+    def kv_slack(self) -> int:
+        """How far a sequence may be rewound: a ring keeps this much behind the window of its newest token."""
+        windows = [
+            self.geometry[node.layer or 0].capacity - int(node.attrs["window"])
+            for node in self.graph.nodes
+            if node.op == "attention" and node.attrs["window"]
+        ]
+        full = round_up(self.request.context, ATTENTION_BLOCK)
+        return min([full, *windows])
+
+    @property
+    def query_tile(self) -> int:
+        """Tokens whose queries one unit of attention carries through the cache."""
+        groups = [
+            int(n.attrs["heads"]) // int(n.attrs["kv_heads"]) for n in self.graph.nodes if n.op == "attention"
+        ]
+        return max(1, ATTENTION_ROWS // max(groups, default=1))
+
+    @property
+    def token_tile(self) -> int:
+        return min(TOKEN_TILE, self.request.decisions.step_tokens * self.used_experts)
+
+    def _geometry(self, nodes: list[Node]) -> KvGeometry:
+        node = next(n for n in nodes if n.op == "attention")
+        capacity = self.request.context
+        if window := int(node.attrs["window"]):
+            capacity = min(capacity, window + self.request.decisions.step_tokens)
+        return KvGeometry(
+            kv_heads=int(node.attrs["kv_heads"]),
+            head_dim=int(node.attrs["head_dim"]),
+            head_dim_v=int(node.attrs["head_dim_v"]),
+            capacity=round_up(capacity, ATTENTION_BLOCK),
+            element=_KV_ELEMENT[self.request.kv_cache],
+            scaled=self.request.kv_cache == "q8_0",
+        )
+
+    # -- what is rendered ---------------------------------------------------------------
+
+    def panels(self) -> Iterator[tuple[str, str, int]]:
+        """(C name, template, K) of every panel kernel that the projections call."""
+        seen: dict[str, tuple[str, str, int]] = {}
+        for function in self.functions:
+            for segment in function.segments:
+                row = self.request.backend.kernel("panel", segment.format)
+                seen[segment.kernel] = (segment.kernel, row.template, segment.k)
+        yield from (seen[name] for name in sorted(seen))
+
+    @property
+    def kernel_sources(self) -> list[str]:
+        """Files of the backend's kernel set, in the order in which kernels.h includes them."""
+        return [name.removeprefix("include/") for name in self.request.backend.sources]
+
+    def table(self) -> Iterator[tuple[int, int, int, list[int]]]:
+        """A row a layer: (number, shape, KV offset, offsets of the weights in the order of ``roles``)."""
+        offset = 0
+        shape_of = {number: shape.index for shape in self.shapes for number in shape.layers}
+        for number, nodes in enumerate(self.layers):
+            yield number, shape_of[number], offset, self._offsets(nodes)
+            offset += round_up(self.geometry[number].slot_bytes, 64) * self.request.slots
+
+    def _offsets(self, nodes: list[Node]) -> list[int]:
+        from compiler.emit.places import role
+
+        found = {role(ref.name): self.graph.weights[ref.name].offset or 0 for n in nodes for ref in n.weights}
+        return [found.get(name, 0) for name in self.roles]
+
+    def steps(self, nodes: list[Node] | tuple[Node, ...]) -> Iterator[tuple[Node, bool]]:
+        """Nodes that compute, each with whether a barrier comes before it."""
+        previous: int | None = None
+        for node in nodes:
+            yield node, previous is not None and node.phase != previous
+            previous = node.phase
+
+    def starts_phase(self, first: list[Node] | tuple[Node, ...], last: list[Node] | tuple[Node, ...]) -> bool:
+        """Whether a barrier stands between two runs of nodes."""
+        return bool(first and last) and first[0].phase != last[-1].phase
+
+    def spans(self, nodes: list[Node] | tuple[Node, ...]) -> list[tuple[str, str]]:
+        """(variable, count) of the row spans that some node of the run is shared by."""
+        symbols = {n.type.rows for n in nodes if OPS[n.op].partition == "rows"}
+        return [ROWS[symbol] for symbol in "TWP" if symbol in symbols]
+
+    def span(self, node: Node) -> str:
+        return ROWS[node.type.rows][0]
+
+    def count(self, node: Node) -> str:
+        return ROWS[node.type.rows][1]
+
+    def call(self, node: Node) -> tuple[str, list[str], list[str]]:
+        """A projection node's C function, matrices and biases."""
+        function = projection(self.graph, node)
+        matrices, biases = split_refs(node, function)
+        return (
+            self.functions[function],
+            [self.places.matrix(ref) for ref in matrices],
+            [self.places.vector(ref) for ref in biases],
+        )
+
+    def comment(self, node: Node) -> str:
+        """The node in the graph's text form, names of weights without the layer's number."""
+        refs = ", ".join(re.sub(r"^blk\.\d+\.", "", str(ref)) for ref in node.weights)
+        args = ", ".join(node.inputs) + ("; " + refs if refs else "")
+        return f"{node.output}: {node.type} = {node.op}({args})"
+
+    def norm_weights(self, node: Node) -> list[tuple[str, bool]]:
+        """(pointer, whether it spans the whole row) of a norm's weight and bias."""
+        result = []
+        for ref in node.weights:
+            size = int(np.prod(self.graph.weights[ref.name].shape))
+            result.append((self.places.vector(ref), size == node.type.columns))
+        return result
+
+    def weight_type(self, node: Node) -> str:
+        return self.graph.weights[node.weights[0].name].type
+
+    def weight_k(self, node: Node) -> int:
+        return self.graph.weights[node.weights[0].name].shape[-1]
+
+    def rotation(self, node: Node) -> int:
+        return [w.name for w in self.rotations].index(node.weights[0].name)
+
+    def rotation_tables(self) -> Iterator[tuple[int, list[str], float]]:
+        """(index, inverse frequencies as C doubles, factor on cos and sin) of each table."""
+        for index, weight in enumerate(self.rotations):
+            scale = next(
+                float(n.attrs["mscale"])
+                for n in self.graph.nodes
+                if n.op == "rope" and n.weights[0].name == weight.name
+            )
+            yield index, [float(x).hex() for x in self.request.constants[weight.name]], scale
+
+    def route_of(self, node: Node) -> Node:
+        """The routing that an expert op follows."""
+        return next(self.places.made[i] for i in node.inputs if self.places.made[i].type.dtype == "route")
+
+    def route_parts(self, node: Node) -> list[str]:
+        """Pointers to the parts of a routing: experts, weights, token of a pair, pair of a token's rank."""
+        size = round_up(self.request.decisions.step_tokens * node.type.columns * 4, 64)
+        return [f"AT({(node.place or 0) + i * size:#x})" for i in range(4)]
+
+    def shape_kv(self, shape: LayerShape) -> KvGeometry:
+        return shape.kv

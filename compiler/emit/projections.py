@@ -1,0 +1,93 @@
+"""The functions of forward.c that multiply with packed weights, each distinct one once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.graph import Graph, Node, Ref
+from compiler.kernels import PANEL_ROWS, panel_bytes
+from compiler.ops import weight_shape
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One weight of a projection: ``units`` panels of 16 rows, computed by ``kernel``."""
+
+    index: int
+    format: str
+    rows: int
+    k: int
+    column: int
+    first_unit: int
+    bias: int | None
+
+    @property
+    def units(self) -> int:
+        return -(-self.rows // PANEL_ROWS)
+
+    @property
+    def end_unit(self) -> int:
+        return self.first_unit + self.units
+
+    @property
+    def panel_bytes(self) -> int:
+        return panel_bytes(self.format, self.k)
+
+    @property
+    def matrix_bytes(self) -> int:
+        return self.units * self.panel_bytes
+
+    @property
+    def kernel(self) -> str:
+        return f"panel_{self.format}_k{self.k}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.format} [{self.rows} x {self.k}]" + (" + bias" if self.bias is not None else "")
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What makes two projections the same C function."""
+
+    op: str
+    segments: tuple[Segment, ...]
+    activation: str
+    residual: int | None
+    stride: int
+
+    @property
+    def units(self) -> int:
+        return self.segments[-1].end_unit
+
+    @property
+    def title(self) -> str:
+        return ", ".join(s.title for s in self.segments)
+
+
+def projection(graph: Graph, node: Node) -> Projection:
+    """The function a projection node calls."""
+    count = {"linear": int(node.attrs.get("segments", 1)), "expert_matmul": 1}.get(node.op, 2)
+    flags = str(node.attrs.get("biases", "-" * count))
+    segments: list[Segment] = []
+    column, unit, bias = 0, 0, 0
+    for index, (ref, flag) in enumerate(zip(node.weights[:count], flags, strict=True)):
+        *_, rows, k = weight_shape(graph.weights, ref)
+        has_bias = flag == "b"
+        segment = Segment(
+            index, graph.weights[ref.name].type, rows, k, column, unit, bias if has_bias else None
+        )
+        segments.append(segment)
+        if node.op == "linear":  # gate and up share their units and columns
+            column, unit = column + rows, segment.end_unit
+        bias += has_bias
+    residual = (
+        graph.producer()[node.inputs[1]].stride if node.op == "linear" and len(node.inputs) == 2 else None
+    )
+    return Projection(node.op, tuple(segments), str(node.attrs.get("kind", "")), residual, node.stride or 0)
+
+
+def split_refs(node: Node, function: Projection) -> tuple[tuple[Ref, ...], tuple[Ref, ...]]:
+    """A projection node's matrices and biases."""
+    count = len(function.segments)
+    return node.weights[:count], node.weights[count:]
