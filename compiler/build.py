@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -60,18 +60,22 @@ class BuildRecord:
 
 
 def build_shared_object(
-    sources: Mapping[str, str], flags: Sequence[str], out_path: Path, toolchain: Toolchain | None = None
+    sources: Mapping[str, str],
+    flags: Sequence[str],
+    out_path: Path,
+    toolchain: Toolchain | None = None,
+    units: Sequence[str] | None = None,
 ) -> BuildRecord:
     """Compiles ``sources`` (relative name → C text; headers by their names) into ``out_path``.
 
-    All ``*.c`` among them are compiled, in the order of their names; ``flags``
-    follow :data:`BASE_FLAGS`. Functions are exported only where the source gives
+    ``units`` are the sources to compile, by default every ``*.c`` among them in the
+    order of their names; the others are there to be included. ``flags`` follow :data:`BASE_FLAGS`. Functions are exported only where the source gives
     them default visibility (``#pragma GCC visibility push(default)`` around the ABI
     header does). The same sources, flags and compiler give the same bytes in any
     folder. Raises ``compiler_not_found``, ``compiler_failed``, ``build_failed``.
     """
     toolchain = toolchain or find_toolchain()
-    units = sorted(name for name in sources if name.endswith(".c"))
+    units = units or sorted(name for name in sources if name.endswith(".c"))
     if not units:
         raise ValueError("no C source to compile")
     settings = (*BASE_FLAGS, *flags)
@@ -192,23 +196,3 @@ def _built_tool(sources: tuple[tuple[str, str], ...], flags: tuple[str, ...]) ->
             except OSError as cause:
                 raise store.file_error(cause, final) from cause
     return final
-
-
-def builder_digest(roots: Iterable[Path] | None = None) -> str:
-    """Digest of the compiler's own sources and templates: which builder made a bundle.
-
-    SHA-256 over the relative names and contents of every Python, YAML, C, header
-    and template file of ``compiler/`` and ``kernels_c/``. A bundle of another builder
-    is compiled again rather than trusted to be what this one would make.
-    """
-    if roots is None:
-        home = Path(__file__).resolve().parent.parent
-        roots = (home / "compiler", home / "kernels_c")
-    identity = sha256()
-    for root in roots:
-        for path in sorted(root.rglob("*")):
-            if path.suffix in (".py", ".yaml", ".c", ".h", ".j2") and path.is_file():
-                data = path.read_bytes()
-                identity.update(f"{root.name}/{path.relative_to(root).as_posix()}:{len(data)}:".encode())
-                identity.update(data)
-    return identity.hexdigest()

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 
 import jinja2
@@ -28,7 +28,8 @@ from compiler.passes import Decisions
 from compiler.passes.layout import ROTATION, round_up, weights_bytes
 from compiler.passes.memory import arena_bytes
 
-_ROOT = resources.files("kernels_c")
+#: ``kernels_c`` lies beside ``compiler`` in the checkout and when installed.
+_ROOT = Path(__file__).resolve().parents[2] / "kernels_c"
 #: ATTENTION_BLOCK and ATTENTION_ROWS of kernels_c/include/activations.h (asserted in config.h).
 ATTENTION_BLOCK, ATTENTION_ROWS = 256, 64
 _KV_ELEMENT = {"f32": 4, "f16": 2, "q8_0": 1}
@@ -66,7 +67,7 @@ def emit(request: EmitRequest) -> Emitted:
     """The C of a placed graph for one backend."""
     view = _View(request)
     templates = _environment()
-    sources = {name.removeprefix("include/"): _text(name) for name in _static_files(request.backend)}
+    sources = {Path(name).name: _text(name) for name in _static_files(request.backend)}
     for panel_name, template, k in view.panels():
         text = templates.get_template(template).render(name=panel_name, k=k)
         sources[f"{panel_name}.h"] = text
@@ -81,7 +82,10 @@ def emit(request: EmitRequest) -> Emitted:
 def _static_files(backend: Backend) -> list[str]:
     """C that is copied as it is: the engine's own and the backend's kernel set."""
     own = ["engine.c", "sampling.c", "include/step.h", "include/rotary.h"]
-    return [*own, *(name for name in backend.sources if name not in own)]
+    names = [*own, *(name for name in backend.sources if name not in own)]
+    if len({Path(name).name for name in names}) != len(names):
+        raise ValueError(f"two sources of {backend.name} share a file name: they stand in one folder")
+    return names
 
 
 def _text(name: str) -> str:
@@ -206,7 +210,7 @@ class _View:
     @property
     def kernel_sources(self) -> list[str]:
         """Files of the backend's kernel set, in the order in which kernels.h includes them."""
-        return [name.removeprefix("include/") for name in self.request.backend.sources]
+        return [Path(name).name for name in self.request.backend.sources]
 
     def table(self) -> Iterator[tuple[int, int, int, list[int]]]:
         """A row a layer: (number, shape, KV offset, offsets of the weights in the order of ``roles``)."""
