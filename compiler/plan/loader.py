@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -34,8 +34,9 @@ _CORE_SCHEMA = (
 class _PlanLoader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's scalars and with the refusals of this module."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
+# Without a dictionary of its own the class would keep YAML 1.1's scalars.
+_PlanLoader.yaml_implicit_resolvers = {}
 
 for _tag, _pattern, _first in _CORE_SCHEMA:
     _PlanLoader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)

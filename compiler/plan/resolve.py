@@ -37,29 +37,7 @@ DEFAULT_CONTEXT = 4096
 def resolve(plan: Plan, model: ModelDescription, machine: Machine) -> ResolvedPlan:
     """Resolves every field; raises ``invalid_plan`` with all faults as causes."""
     faults = declared_faults(plan.values, machine) + model_faults(plan, model)
-    values: dict[str, Any] = {**schema_defaults(), **plan.values}
-    origins: dict[str, Origin] = {path: "plan" if path in plan.values else "default" for path in BY_PATH}
-    values["name"] = plan.name
-    values["model"] = plan.model_label
-    values["model_digest"], origins["model_digest"] = model.digest, "model"
-    if "execution.threads" not in plan.values:
-        values["execution.threads"], origins["execution.threads"] = machine.threads, "probe"
-    if "execution.context" not in plan.values:
-        trained = model.get("context_length")
-        if isinstance(trained, bool) or not isinstance(trained, int) or trained < 1:
-            faults.append(
-                plan_error(
-                    "missing_field",
-                    "execution.context",
-                    "is missing, and the model does not say its context length",
-                    BY_PATH["execution.context"].allowed,
-                )
-            )
-            trained = DEFAULT_CONTEXT
-        values["execution.context"], origins["execution.context"] = min(trained, DEFAULT_CONTEXT), "model"
-    if "limits.max_tokens" not in plan.values:
-        values["limits.max_tokens"] = min(values["limits.max_tokens"], values["execution.context"])
-    values["quantization.imatrix"] = _imatrix_digest(plan, faults)
+    values, origins = resolve_values(plan, model, machine, faults)
     # The same faults may show once more between resolved values; report each path once.
     known = {(fault.code, fault.path) for fault in faults}
     late = check_together(values, machine.has_energy_meter)
@@ -67,6 +45,44 @@ def resolve(plan: Plan, model: ModelDescription, machine: Machine) -> ResolvedPl
     if faults:
         raise invalid_plan(plan.source, faults)
     return ResolvedPlan.from_values(values, origins)
+
+
+def resolve_values(
+    plan: Plan, model: ModelDescription | None, machine: Machine, faults: list[EngineError]
+) -> tuple[dict[str, Any], dict[str, Origin]]:
+    """Values and origins by path, before they are checked; what cannot be had goes to ``faults``.
+
+    Without a model, what the model decides is absent.
+    """
+    values: dict[str, Any] = {**schema_defaults(), **plan.values}
+    origins: dict[str, Origin] = {path: "plan" if path in plan.values else "default" for path in BY_PATH}
+    values["name"] = plan.name
+    values["model"] = plan.model_label
+    if "execution.threads" not in plan.values:
+        values["execution.threads"], origins["execution.threads"] = machine.threads, "probe"
+    if model is not None:
+        values["model_digest"], origins["model_digest"] = model.digest, "model"
+        if "execution.context" not in plan.values:
+            values["execution.context"], origins["execution.context"] = _model_context(model, faults), "model"
+    if "limits.max_tokens" not in plan.values and "execution.context" in values:
+        values["limits.max_tokens"] = min(values["limits.max_tokens"], values["execution.context"])
+    values["quantization.imatrix"] = _imatrix_digest(plan, faults)
+    return values, origins
+
+
+def _model_context(model: ModelDescription, faults: list[EngineError]) -> int:
+    trained = model.get("context_length")
+    if isinstance(trained, int) and not isinstance(trained, bool) and trained >= 1:
+        return min(trained, DEFAULT_CONTEXT)
+    faults.append(
+        plan_error(
+            "missing_field",
+            "execution.context",
+            "is missing, and the model does not say its context length",
+            BY_PATH["execution.context"].allowed,
+        )
+    )
+    return DEFAULT_CONTEXT
 
 
 def schema_defaults() -> dict[str, Any]:
