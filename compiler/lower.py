@@ -9,7 +9,7 @@ from typing import Any
 from compiler import backends
 from compiler.cost import StaticCost, static_cost
 from compiler.decoder import Decoder, build_decoder
-from compiler.emit import Emitted, EmitRequest, emit
+from compiler.emit import EmitRequest, Emitted, emit
 from compiler.graph import Graph
 from compiler.model.description import ModelDescription
 from compiler.model.reader import open_rows

@@ -11,7 +11,9 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#pragma GCC visibility push(default)
 #include "engine_abi.h"
+#pragma GCC visibility pop
 #include "config.h"
 #include "packed.h"
 #include "activations.h"
@@ -20,8 +22,6 @@
 #include "rotary.h"
 #include "step.h"
 #include "forward.c"
-
-#define EXPORT __attribute__((visibility("default")))
 
 /* Anonymous memory, in 2 MB pages where the kernel grants them; NULL on failure. */
 static uint8_t *map_memory(uint64_t bytes)
@@ -40,7 +40,7 @@ static uint64_t now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-EXPORT void engine_describe(engine_limits *out)
+void engine_describe(engine_limits *out)
 {
     *out = (engine_limits){
         .abi_version = ENGINE_ABI_VERSION,
@@ -56,12 +56,12 @@ EXPORT void engine_describe(engine_limits *out)
     };
 }
 
-EXPORT const char *engine_op_name(int32_t i)
+const char *engine_op_name(int32_t i)
 {
     return i >= 0 && i < N_OPS ? OP_NAMES[i] : NULL;
 }
 
-EXPORT int32_t engine_open(const void *weights, uint64_t weights_bytes, int32_t threads, engine **out)
+int32_t engine_open(const void *weights, uint64_t weights_bytes, int32_t threads, engine **out)
 {
     if (weights == NULL || out == NULL || weights_bytes < WEIGHTS_BYTES || threads < 1 || threads > 1024)
         return ENGINE_E_ARGUMENT;
@@ -88,7 +88,7 @@ EXPORT int32_t engine_open(const void *weights, uint64_t weights_bytes, int32_t 
     return ENGINE_OK;
 }
 
-EXPORT void engine_close(engine *e)
+void engine_close(engine *e)
 {
     if (e == NULL)
         return;
@@ -162,7 +162,7 @@ static int logits_finite(const float *logits, int64_t n)
     return !bad;
 }
 
-EXPORT int32_t engine_forward(engine *e, int32_t n, const int32_t *slot, const int32_t *position,
+int32_t engine_forward(engine *e, int32_t n, const int32_t *slot, const int32_t *position,
                               const int32_t *token, const uint8_t *want, float *logits)
 {
     const uint64_t started = now_ns();
@@ -179,7 +179,7 @@ EXPORT int32_t engine_forward(engine *e, int32_t n, const int32_t *slot, const i
     return finite ? ENGINE_OK : ENGINE_E_NUMERIC;
 }
 
-EXPORT int32_t engine_locate_fault(engine *e, engine_fault *out)
+int32_t engine_locate_fault(engine *e, engine_fault *out)
 {
     /* One thread runs the step again: an op's values are then whole when it has returned. */
     threadpool *pool = e->pool, *alone;
@@ -200,12 +200,12 @@ EXPORT int32_t engine_locate_fault(engine *e, engine_fault *out)
     return ENGINE_OK;
 }
 
-EXPORT void engine_op_times(const engine *e, uint64_t *ns)
+void engine_op_times(const engine *e, uint64_t *ns)
 {
     memcpy(ns, e->op_ns, sizeof e->op_ns);
 }
 
-EXPORT uint64_t engine_forward_ns(const engine *e)
+uint64_t engine_forward_ns(const engine *e)
 {
     return e->ns;
 }

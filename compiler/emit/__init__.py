@@ -258,6 +258,11 @@ class _View:
             [self.places.vector(ref) for ref in biases],
         )
 
+    def in_place(self, node: Node) -> bool:
+        """Whether a node's result takes over its first input's place."""
+        source = self.places.made[node.inputs[0]]
+        return (source.place, source.stride) == (node.place, node.stride)
+
     def comment(self, node: Node) -> str:
         """The node in the graph's text form, names of weights without the layer's number."""
         refs = ", ".join(re.sub(r"^blk\.\d+\.", "", str(ref)) for ref in node.weights)

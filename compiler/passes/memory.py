@@ -98,7 +98,8 @@ def used_experts(graph: Graph) -> int:
 
 def _storage(graph: Graph) -> dict[str, tuple[str, int]]:
     """SSA name → (the value that owns its bytes, its first column in there)."""
-    uses, result = graph.uses(), dict[str, tuple[str, int]]()
+    uses, made = graph.uses(), graph.producer()
+    result: dict[str, tuple[str, int]] = {}
     order = {node.output: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         result[node.output] = (node.output, 0)
@@ -110,8 +111,9 @@ def _storage(graph: Graph) -> dict[str, tuple[str, int]]:
         if index is None or index >= len(node.inputs):
             continue
         source = node.inputs[index]
-        if result[source][0] != source and any(
-            OPS[user.op].partition == "panels" for user in uses[node.output]
+        strided = made[result[source][0]].type.columns != node.type.columns
+        if strided and any(
+            OPS[u.op].partition == "panels" and u.inputs[0] == node.output for u in uses[node.output]
         ):
             continue  # float panels read rows that follow each other without a gap
         last_reader = max(uses[source], key=lambda user: order[user.output])
