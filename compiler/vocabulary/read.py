@@ -41,22 +41,16 @@ _NAMED_IDS = {
 _SPM_DEFAULT_IDS = {"unk": 0, "bos": 1, "eos": 2}
 
 #: Pieces that end an answer or a turn in the model families that have them, whatever
-#: type the file gives them. A file may name one of them, and the model emit another.
+#: type the file gives them: a file may name one of them and the model emit another. The
+#: last two rows are marks between files and gaps in code, which no answer goes on after.
 END_PIECES = (
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<|eom_id|>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "<｜end▁of▁sentence｜>",
-    "<end_of_utterance>",
+    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"),
+    *("<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<｜end▁of▁sentence｜>", "<end_of_utterance>"),
+    *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
+    *("<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"),
 )
+#: Also an end where the file types it as special; elsewhere it is four characters of HTML.
+_END_IF_SPECIAL = "</s>"
 _REFUSED_MODELS = {
     "bert": "WordPiece (bert)",
     "t5": "Unigram (t5)",
@@ -89,6 +83,9 @@ def read_vocabulary(metadata: Mapping[str, MetadataValue]) -> Vocabulary:
     ids = _ids(metadata, len(pieces), spm=model == "llama")
     by_text = {piece: i for i, piece in enumerate(pieces)}
     ends = {by_text[piece] for piece in END_PIECES if piece in by_text}
+    slash_s = by_text.get(_END_IF_SPECIAL)
+    if slash_s is not None and types[slash_s] in (TokenType.CONTROL, TokenType.USER_DEFINED):
+        ends.add(slash_s)
     for end in ends:
         # An end of turn typed as ordinary text would be matched inside a user's words.
         if types[end] in (TokenType.NORMAL, TokenType.UNDEFINED, TokenType.USER_DEFINED):
@@ -192,7 +189,9 @@ def _types(metadata: Mapping[str, MetadataValue], pieces: Sequence[str]) -> list
         types.append(known[value])
         if types[-1] is TokenType.BYTE and not _BYTE_PIECE.match(pieces[i]):
             _refuse(
-                f"piece {i} is typed as a byte but reads {pieces[i][:60]!r}", "tokens", allowed="<0x00> to <0xFF>"
+                f"piece {i} is typed as a byte but reads {pieces[i][:60]!r}",
+                "tokens",
+                allowed="<0x00> to <0xFF>",
             )
     return types
 

@@ -83,7 +83,7 @@ class Tokenizer:
 
     @classmethod
     def from_files(cls, tokenizer_json: bytes, vocabulary_json: bytes) -> Tokenizer:
-        """From the two files' contents. EngineError ``tokenizer_damaged`` where they do not parse or agree."""
+        """From the contents of the two files; EngineError ``tokenizer_damaged`` where they do not agree."""
         try:
             vocabulary = json.loads(vocabulary_json)
             if vocabulary["format"] != VOCABULARY_FORMAT:
