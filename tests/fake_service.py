@@ -56,6 +56,7 @@ class FakeTokenizer:
     """A token a byte; ``<|im_end|>`` and the like are plain text."""
 
     n_vocab = N_VOCAB
+    bos_id = BOS
     eos_ids = frozenset({EOS})
     chat_template = None
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from runtime.control.execution import Execution
 from runtime.control.lane import Lane
-from runtime.control.power import WINDOW_NS, Power
+from runtime.control.power import Power
 from runtime.control.types import ServedBundle
 from runtime.engine.types import StopReason
 from runtime.errors import EXIT_RUN, EngineError
@@ -250,26 +250,18 @@ class Executor:
                 self._end_without_engine(lane, execution, error)
 
     def _pace(self, executions: list[Execution]) -> None:
-        """Waits between steps to keep power under a cap; a cancellation ends the wait.
-
-        A cap below what the machine draws while it waits cannot be held; after a whole
-        window of waiting the step runs all the same and :meth:`Power.exceeded` ends those
-        executions.
-        """
-        began = self._clock()
-        while (wait := self.power.pace_ns(executions)) > 0 and self._clock() - began < WINDOW_NS:
+        """Waits between steps to keep power under a cap; a cancellation ends the wait."""
+        while (wait := self.power.pace(executions)) > 0:
+            began = self._clock()
             with self._wake:
-                if self._wake.wait_for(
-                    lambda: self._stopping or any(e.cancel_reason for e in executions), wait / 1e9
-                ):
-                    break
-            self.power.idle()
-        waited = self._clock() - began
-        for execution in executions:
-            execution.paced_ns += waited
-            limits = execution.spec.limits
-            paced = limits.max_watts is not None and limits.on_limit == "pace"
-            execution.unholdable = paced and waited >= WINDOW_NS
+                cut = self._wake.wait_for(
+                    lambda: self._stopping or any(e.cancel_reason for e in executions), wait
+                )
+            self.power.waited()
+            for execution in executions:
+                execution.paced_ns += self._clock() - began
+            if cut:
+                return
 
     def _cancel_wanted(self) -> None:
         for lane in self._lanes.values():

@@ -1,43 +1,44 @@
 """Energy while executions run: accounts, the trailing mean of power, and the limits on both.
 
-``max_joules`` is compared with an execution's own share. ``max_watts`` is a cap on what
-the meter shows (packages and DRAM) while the execution is active, as a mean over the
-last ten seconds, or since the meter's activity began where that is shorter. Without
-a meter both are unknown, and nothing is stopped or paced.
+``max_joules`` is compared with an execution's own share. ``max_watts`` caps what the
+meter shows (packages and DRAM) while executions are active, as the mean that
+:mod:`runtime.metrics.limits` defines. Without a meter both are unknown, and nothing
+is stopped or paced.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from runtime.metrics.energy import EnergyMeter
+from runtime.metrics.limits import (
+    SETTLE_SECONDS,
+    SLICE_SECONDS,
+    WINDOW_SECONDS,
+    PowerSample,
+    mean_watts,
+    pace_seconds,
+)
 from runtime.metrics.shares import EnergyLedger
 
 if TYPE_CHECKING:
     from runtime.control.execution import Execution
 
-#: The mean that ``max_watts`` speaks of is taken over this time.
-WINDOW_NS = 10_000_000_000
-#: A mean over less than this is not judged by ``on_limit: stop``: counters are too coarse.
-SETTLE_NS = 1_000_000_000
-#: Pacing looks at the meter again after at most this long, since waiting costs energy too.
-SLICE_NS = 100_000_000
-
 
 class Power:
-    """Driven by the executor's thread; :meth:`watts` may be read from others."""
+    """Driven by the executor's thread; :meth:`watts` may be read from others. Clock in nanoseconds."""
 
     def __init__(self, meter: EnergyMeter, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self.meter = meter
         self.ledger = EnergyLedger(meter)
         self._clock = clock
         self._open: set[str] = set()
-        self._since_ns = 0  # when the present activity began
-        self._window: deque[tuple[int, float]] = deque()  # (end of a stretch, joules of it)
-        self._largest = 0.0  # the most joules a recent step took: what the next may take
+        self._samples: list[PowerSample] = []  # joules since the present activity began
+        self._step = (0.0, 0.0)  # the most joules and seconds a recent step took
+        self._idle_watts = 0.0
 
     @property
     def available(self) -> bool:
@@ -46,8 +47,7 @@ class Power:
     def open(self, execution: Execution) -> None:
         """An execution becomes active: its account begins here."""
         if not self._open:
-            self._since_ns = self._clock()
-            self._window.clear()
+            self._samples = [PowerSample(self._now(), 0.0)]
         self.ledger.open(execution.id)
         self._open.add(execution.id)
 
@@ -55,10 +55,14 @@ class Power:
         """A step has ended; its joules are shared by the tokens each execution had in it."""
         if not self._open:
             return
-        reading = self.ledger.step({id: float(n) for id, n in works.items() if id in self._open})
-        if reading.joules is not None:
-            self._note(reading.joules)
-            self._largest = max(reading.joules, self._largest * 0.9)
+        joules, seconds = self._charge({id: float(n) for id, n in works.items() if id in self._open})
+        self._step = (max(joules, 0.9 * self._step[0]), max(seconds, 0.9 * self._step[1]))
+
+    def waited(self) -> None:
+        """A stretch of waiting has ended; its joules are shared evenly."""
+        if self._open:
+            joules, seconds = self._charge({})
+            self._idle_watts = 0.8 * self._idle_watts + 0.2 * joules / max(seconds, 1e-9)
 
     def close(self, execution: Execution) -> None:
         """The execution's energy, kept on it; nothing if it was never active."""
@@ -67,12 +71,11 @@ class Power:
             execution.energy = self.ledger.close(execution.id)
 
     def watts(self) -> float | None:
-        """The trailing mean, or None without a meter or activity."""
-        now = self._clock()
-        window = list(self._window)
-        if not window or now - window[-1][0] > WINDOW_NS:
+        """The trailing mean, or None without a meter or recent activity."""
+        samples = list(self._samples)
+        if not self.available or not samples or self._now() - samples[-1].seconds > WINDOW_SECONDS:
             return None
-        return self._mean(window, now)
+        return mean_watts(samples)
 
     def exceeded(self, execution: Execution) -> bool:
         """Whether the execution has to end with ``energy_limit`` now."""
@@ -86,42 +89,45 @@ class Power:
             return True
         if limits.max_watts is None or limits.on_limit != "stop":
             return False
-        now = self._clock()
-        return now - self._since_ns >= SETTLE_NS and self._mean(list(self._window), now) > limits.max_watts
+        watts = mean_watts(self._samples)
+        settled = self._samples[-1].seconds - self._samples[0].seconds >= SETTLE_SECONDS
+        return settled and watts is not None and watts > limits.max_watts
 
-    def pace_ns(self, executions: Sequence[Execution]) -> int:
-        """How long the next step has to wait for the strictest cap among its paced executions.
+    def pace(self, executions: Sequence[Execution]) -> float:
+        """Seconds the next step has to wait for the strictest cap among its paced executions.
 
-        At most :data:`SLICE_NS`; asked again afterwards. The energy that the next step may
-        take is counted in beforehand, so that the mean is under the cap after it too.
+        At most SLICE_SECONDS, since waiting costs energy too: asked again afterwards.
+        Those whose cap no waiting can hold are marked ``unholdable`` and not waited for.
         """
-        caps = [
-            e.spec.limits.max_watts
+        paced = [
+            (e.spec.limits.max_watts, e)
             for e in executions
-            if e.spec.limits.max_watts is not None and e.spec.limits.on_limit == "pace"
+            if e.spec.limits.max_watts is not None and e.spec.limits.on_limit == "pace" and not e.unholdable
         ]
-        if not caps or not self.available or not self._window:
-            return 0
-        cap = min(caps)
-        now = self._clock()
-        spent = sum(joules for end, joules in self._window if end > now - WINDOW_NS)
-        span = min(WINDOW_NS, now - self._since_ns)
-        missing = (spent + self._largest) / cap * 1e9 - span
-        return 0 if missing <= 0 else min(int(missing) + 1, SLICE_NS)
+        if not paced or not self.available or not self._samples:
+            return 0.0
+        wait = 0.0
+        for cap, execution in paced:
+            needed = pace_seconds(self._samples, cap, *self._step, self._idle_watts)
+            if needed == inf:
+                execution.unholdable = True
+            else:
+                wait = max(wait, needed)
+        return min(wait, SLICE_SECONDS)
 
-    def idle(self) -> None:
-        """Charges what waiting took, so that the next look at the mean sees it."""
-        if self._open:
-            reading = self.ledger.step({})
-            if reading.joules is not None:
-                self._note(reading.joules)
+    def _charge(self, works: dict[object, float]) -> tuple[float, float]:
+        """Shares what passed since the last charge; (joules, seconds) of it."""
+        reading = self.ledger.step(works)
+        last = self._samples[-1]
+        seconds = max(self._now(), last.seconds)
+        joules = reading.joules
+        if joules is None:
+            # A gap must not pass for rest: the limits take it that the power went on. Not published.
+            joules = (mean_watts(self._samples) or 0.0) * (seconds - last.seconds)
+        self._samples.append(PowerSample(seconds, last.joules + joules))
+        while len(self._samples) > 2 and self._samples[1].seconds < seconds - 2 * WINDOW_SECONDS:
+            del self._samples[0]
+        return joules, seconds - last.seconds
 
-    def _note(self, joules: float) -> None:
-        now = self._clock()
-        self._window.append((now, joules))
-        while self._window and self._window[0][0] <= now - WINDOW_NS:
-            self._window.popleft()
-
-    def _mean(self, window: list[tuple[int, float]], now: int) -> float:
-        span = max(1, min(WINDOW_NS, now - self._since_ns))
-        return sum(joules for end, joules in window if end > now - WINDOW_NS) / (span / 1e9)
+    def _now(self) -> float:
+        return self._clock() / 1e9

@@ -1,0 +1,205 @@
+"""From what a client asked for to a :class:`RunSpec` in which every choice is made.
+
+A request may choose among the bundles that are served, and change limits, sampling
+and the scheduler policy; whatever needs other code or memory is another plan.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runtime.bundle.plan import Origin, ResolvedPlan
+from runtime.bundle.spelling import did_you_mean
+from runtime.control.types import BundleInfo, RunSpec, ServedBundle
+from runtime.errors import EXIT_PLAN, EXIT_RUN, EngineError
+
+#: Path of a field in a request where it differs from its path in a plan.
+_REQUEST_PATHS = {"scheduler_policy": "execution.scheduler_policy"}
+
+
+def match_bundle(
+    infos: Sequence[BundleInfo],
+    model: str,
+    *,
+    backend: str | None = None,
+    quantization: str | None = None,
+) -> BundleInfo:
+    """The one served bundle that a request means.
+
+    ``model`` is a plan's name or a name of its model; ``backend`` and ``quantization``
+    narrow the choice. Raises ``plan_not_compiled`` with the command that compiles it,
+    or ``ambiguous_model`` where several fit: none is picked silently.
+    """
+    named = [info for info in infos if model in info.labels]
+    fitting = [
+        info
+        for info in named
+        if backend in (None, info.backend) and quantization in (None, info.quantization)
+    ]
+    exact = [info for info in fitting if info.name == model]
+    if len(exact) == 1 or len(fitting) == 1:
+        return (exact or fitting)[0]
+    if fitting:
+        names = ", ".join(info.name for info in fitting)
+        raise EngineError(
+            "ambiguous_model",
+            f"{len(fitting)} served plans run {model!r}",
+            path="model",
+            allowed=names,
+            hint="name one of these plans, or give execution.backend and execution.quantization",
+            exit_code=EXIT_RUN,
+        )
+    wanted = " ".join(
+        f"{flag} {shlex.quote(value)}"
+        for flag, value in (("--model", model), ("--quant", quantization), ("--backend", backend))
+        if value is not None
+    )
+    if not named:
+        path, what = "model", f"no compiled plan for the model {model!r} is served"
+        known = [label for info in infos for label in info.labels]
+    else:
+        wrong = backend is not None and backend not in {info.backend for info in named}
+        path = "execution.backend" if wrong else "execution.quantization"
+        how = f"{quantization or 'any quantization'} on {backend or 'any backend'}"
+        what = f"no compiled plan for {model!r} with {how} is served"
+        known = [f"{info.name} ({info.quantization}, {info.backend})" for info in named]
+    command = f"engine compile {wanted} && engine serve PLAN"
+    suggestion = did_you_mean(model, known) if not named else None
+    raise EngineError(
+        "plan_not_compiled",
+        what,
+        path=path,
+        allowed=", ".join(dict.fromkeys(known)) or None,
+        hint=f"compile it and serve it: {command}" + (f"; {suggestion}" if suggestion else ""),
+        exit_code=EXIT_PLAN,
+    )
+
+
+def overridden(
+    plan: ResolvedPlan,
+    *,
+    limits: Mapping[str, Any] | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    policy: str | None = None,
+    has_energy_meter: bool,
+    keep_watts: bool,
+    energy_reason: str | None = None,
+) -> tuple[ResolvedPlan, tuple[str, ...]]:
+    """The bundle's plan with a request's own wishes in it, and what of them cannot be kept.
+
+    Without a meter ``limits.max_watts`` is refused if ``keep_watts``; otherwise it is
+    recorded as advisory (``limits.max_watts_advisory``, origin ``override``) and said so
+    in the notes. Raises ``invalid_plan`` with all faults as causes.
+    """
+    limits = dict(limits or {})
+    notes: list[str] = []
+    watts = limits.get("max_watts", plan.limits.max_watts)
+    if watts is not None and not has_energy_meter:
+        if not keep_watts:
+            limits["max_watts_advisory"] = True
+        notes.append(f"limits.max_watts is not kept: {energy_reason or 'there is no energy meter'}")
+    if limits.get("max_joules", plan.limits.max_joules) is not None and not has_energy_meter:
+        notes.append(f"limits.max_joules is not kept: {energy_reason or 'there is no energy meter'}")
+    changed = plan
+    if limits or sampling:
+        changed = plan.with_overrides(limits, sampling, has_energy_meter=has_energy_meter)
+    if policy is not None and policy != changed.scheduler_policy:
+        origins: dict[str, Origin] = {**changed.origins, "scheduler_policy": "override"}
+        changed = ResolvedPlan.from_values({**changed.values(), "scheduler_policy": policy}, origins)
+    return changed, tuple(notes)
+
+
+def make_spec(
+    bundle: ServedBundle,
+    plan: ResolvedPlan,
+    *,
+    prompt: str | None,
+    prompt_ids: Sequence[int] | None = None,
+    parse_special: bool = False,
+    explicit_max_tokens: bool,
+    stop: Sequence[str] = (),
+    logit_bias: Mapping[int, float] | None = None,
+    logprobs: int | None = None,
+    ignore_eos: bool = False,
+    kind: str = "run",
+    notes: Sequence[str] = (),
+) -> RunSpec:
+    """The execution to run. Tokenizes ``prompt`` (which may take a while: not on the event loop).
+
+    A ``max_tokens`` that nobody asked for is cut to what the context leaves, and a note
+    says so; one that was asked for must fit. Raises ``prompt_empty``, ``prompt_too_long``,
+    ``token_out_of_range``, ``text_invalid``, ``context_exceeded``.
+    """
+    n_vocab, context = bundle.tokenizer.n_vocab, bundle.engine.limits.context
+    if prompt_ids is None:
+        assert prompt is not None
+        if len(prompt) > 64 * context + 4096:  # no token stands for so much: spare the tokenizer
+            raise _too_long(f"at least {len(prompt) // 64}", context)
+        prompt_ids = bundle.tokenizer.encode(prompt, True, parse_special)
+        # A chat template may write the beginning-of-sequence token that the tokenizer adds.
+        bos = bundle.tokenizer.bos_id
+        if bos is not None and list(prompt_ids[:2]) == [bos, bos]:
+            prompt_ids = prompt_ids[1:]
+    ids = tuple(prompt_ids)
+    if not ids:
+        raise EngineError("prompt_empty", "the prompt has no tokens", path="prompt", exit_code=EXIT_RUN)
+    if len(ids) > context:
+        raise _too_long(str(len(ids)), context)
+    for token in (*ids, *(logit_bias or {})):
+        if not 0 <= token < n_vocab:
+            raise EngineError(
+                "token_out_of_range",
+                f"the token id {token} is outside the vocabulary",
+                path="prompt" if token in ids else "logit_bias",
+                allowed=f"0 to {n_vocab - 1}",
+                exit_code=EXIT_RUN,
+            )
+    room = context - len(ids) + 1
+    extra = list(notes)
+    if plan.limits.max_tokens > room:
+        if explicit_max_tokens:
+            raise EngineError(
+                "context_exceeded",
+                f"{len(ids)} prompt tokens and max_tokens {plan.limits.max_tokens} "
+                f"do not fit the context of {context}",
+                path="limits.max_tokens",
+                allowed=f"1 to {room}",
+                hint="ask for fewer tokens, shorten the prompt, or compile a plan with a larger context",
+                exit_code=EXIT_RUN,
+            )
+        extra.append(f"limits.max_tokens is {room}: what the context leaves after the prompt")
+        plan = plan.with_overrides({"max_tokens": room})
+    return RunSpec(
+        bundle=bundle.info.name,
+        prompt_ids=ids,
+        plan=plan,
+        prompt=prompt,
+        stop=tuple(stop),
+        logit_bias=dict(logit_bias or {}),
+        logprobs=logprobs,
+        ignore_eos=ignore_eos,
+        kind=kind,
+        notes=tuple(extra),
+    )
+
+
+def request_path(path: str | None) -> str | None:
+    """Where a fault of a plan lies in a Run Request: ``limits.max_tokens`` → ``execution.limits.max_tokens``."""
+    if path is None:
+        return None
+    if path.startswith("limits."):
+        return f"execution.{path}"
+    return _REQUEST_PATHS.get(path, path)
+
+
+def _too_long(tokens: str, context: int) -> EngineError:
+    return EngineError(
+        "prompt_too_long",
+        f"the prompt has {tokens} tokens",
+        path="prompt",
+        allowed=f"at most {context} tokens",
+        hint="shorten it, or compile the plan with a larger execution.context",
+        exit_code=EXIT_RUN,
+    )
