@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from quantize_models import describe, layers, read_description
 
 from compiler.quantize.recipes import assign_types, more_bits
 from runtime.bundle.plan import Quantization, TypeOverride
 from runtime.errors import EngineError
-from quantize_models import describe, layers, read_description
 
 LLAMA = {"block_count": 16, "attention.head_count": 32, "attention.head_count_kv": 8}
 

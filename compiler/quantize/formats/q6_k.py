@@ -85,7 +85,7 @@ def pack_codes(codes: Bytes) -> tuple[Bytes, Bytes]:
     ql = nibbles[:, :, :2] | nibbles[:, :, 2:] << np.uint8(4)
     high = quarters >> np.uint8(4)
     qh = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
-    return ql.reshape(n, 128), qh.reshape(n, 64)
+    return np.asarray(ql, np.uint8).reshape(n, 128), np.asarray(qh, np.uint8).reshape(n, 64)
 
 
 def _real_scales(xs: Floats, ws: Floats) -> Floats:
