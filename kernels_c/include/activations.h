@@ -6,17 +6,30 @@
 
 /* int16 sums of one token's codes, per group.
  *
- * Group of 256: 72 values in three planes,
- *   [0..8)    sum of each 32 codes                       (Q4_K minima)
- *   [8..40)   for each 16 codes, the sum of those with k % 4 < 2 and the sum of
- *             those with k % 4 >= 2                      (Q6_K offset, AVX2)
- *   [40..72)  sum of each 8 codes                        (Q6_K offset, VNNI)
- * Group of 32: 2 values, the sums with k % 4 < 2 and k % 4 >= 2. */
-#define ACTIVATION_SUMS_256 72
+ * Group of 256: 104 values in three planes,
+ *   [0..8)     sum of each 32 codes                                (Q4_K minima)
+ *   [8..40)    for each 16 codes, -32 times the sum of those with k % 4 < 2, and
+ *              of those with k % 4 >= 2                            (Q6_K offset, int16 sums)
+ *   [40..104)  32 int32: -32 times the sum of each 8 codes         (Q6_K offset, int32 sums)
+ * Group of 32: 2 values, the sums of the codes with k % 4 < 2 and with k % 4 >= 2. */
+#define ACTIVATION_SUMS_256 104
 #define ACTIVATION_SUMS_32 2
 #define SUMS_OF_32 0
 #define SUMS_OF_PAIRS 8
 #define SUMS_OF_8 40
+_Static_assert(8 * 127 * 32 <= INT16_MAX, "eight Q6_K products fit in int16");
+
+/* A scale of a group of 32, rounded to the 11 significant bits of fp16 (half to even; fp16's
+ * range does not apply). Files of Q8_0 and their other readers round scales so: the same
+ * codes then meet the same scale, and results stay comparable to the last bits. */
+static inline float scale_of_32(float scale)
+{
+    uint32_t bits;
+    __builtin_memcpy(&bits, &scale, sizeof bits);
+    bits = (bits + 0xfffu + (bits >> 13 & 1u)) & ~0x1fffu;
+    __builtin_memcpy(&scale, &bits, sizeof bits);
+    return scale;
+}
 
 typedef struct {
     int32_t n_tokens;      /* stride of the token dimension below */
