@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from compiler.model.description import MetadataValue
 from compiler.vocabulary.pretokenizers import PRE_KINDS
+from compiler.vocabulary.serialize import byte_complete
 from compiler.vocabulary.vocabulary import TokenType, Vocabulary
 from runtime.errors import EXIT_MODEL, EngineError
 
@@ -96,13 +97,12 @@ def read_vocabulary(metadata: Mapping[str, MetadataValue]) -> Vocabulary:
     merges: tuple[tuple[str, str], ...] = ()
     if model == "llama":
         scores = _scores(metadata, len(pieces))
-        _check_bytes(pieces, types, by_text, ids)
         default_bos, default_prefix = True, True
     else:
         pre = _pre(metadata)
         merges = _merges(metadata, by_text)
         default_bos, default_prefix = PRE_KINDS[pre].add_bos and "bos" in ids, False
-    return Vocabulary(
+    vocabulary = Vocabulary(
         kind="spm" if model == "llama" else "bpe",
         pre=pre,
         pieces=pieces,
@@ -117,6 +117,13 @@ def read_vocabulary(metadata: Mapping[str, MetadataValue]) -> Vocabulary:
         add_space_prefix=_flag(metadata, "add_space_prefix", default_prefix),
         chat_templates=_templates(metadata),
     )
+    if model == "llama" and "unk" not in ids and not byte_complete(vocabulary):
+        _refuse(
+            "byte pieces are missing and there is no unknown id, so some text has no ids",
+            "tokens",
+            allowed="<0x00> to <0xFF>, or tokenizer.ggml.unknown_token_id",
+        )
+    return vocabulary
 
 
 def _refuse(
@@ -245,22 +252,6 @@ def _ids(metadata: Mapping[str, MetadataValue], n: int, *, spm: bool) -> dict[st
         else:
             ids[name] = value
     return ids
-
-
-def _check_bytes(
-    pieces: Sequence[str],
-    types: Sequence[TokenType],
-    by_text: Mapping[str, int],
-    ids: Mapping[str, int],
-) -> None:
-    """A character without a piece must become something: bytes, or the unknown id."""
-    complete = all(f"<0x{byte:02X}>" in by_text for byte in range(256))
-    if not complete and "unk" not in ids:
-        _refuse(
-            "byte pieces are missing and there is no unknown id, so some text has no ids",
-            "tokens",
-            allowed="<0x00> to <0xFF>, or tokenizer.ggml.unknown_token_id",
-        )
 
 
 def _pre(metadata: Mapping[str, MetadataValue]) -> str:

@@ -28,9 +28,14 @@ def byte_alphabet() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
 
 
-def byte_pieces(vocabulary: Vocabulary) -> list[str]:
-    """The piece that must exist for each byte for every text to have ids."""
-    return byte_alphabet() if vocabulary.kind == "bpe" else [f"<0x{byte:02X}>" for byte in range(256)]
+#: The bytes that occur in UTF-8; some vocabularies have pieces for these alone.
+UTF8_BYTES = (*range(0xC0), *range(0xC2, 0xF5))
+
+
+def byte_complete(vocabulary: Vocabulary) -> bool:
+    """Whether every byte of UTF-8 has a piece, so that every text has ids that give it back."""
+    alphabet = byte_alphabet() if vocabulary.kind == "bpe" else [f"<0x{byte:02X}>" for byte in range(256)]
+    return {alphabet[byte] for byte in UTF8_BYTES} <= set(vocabulary.pieces)
 
 
 def score_merges(pieces: tuple[str, ...], scores: tuple[float, ...]) -> list[tuple[str, str]]:
@@ -60,8 +65,7 @@ def tokenizer_json(vocabulary: Vocabulary) -> bytes:
     token in a text counts is decided call by call, before the text gets here.
     """
     spm = vocabulary.kind == "spm"
-    complete = set(byte_pieces(vocabulary)) <= set(vocabulary.pieces)
-    unknown = vocabulary.ids.get("unk") if spm and not complete else None
+    unknown = vocabulary.ids.get("unk") if spm and not byte_complete(vocabulary) else None
     normalizer: dict[str, Any] | None = None
     pre_tokenizer: dict[str, Any] | None = None
     kind = None
@@ -109,7 +113,6 @@ def vocabulary_json(vocabulary: Vocabulary) -> bytes:
     def of_type(*types: TokenType) -> Iterable[int]:
         return [i for i, t in enumerate(vocabulary.types) if t in types]
 
-    pieces = set(vocabulary.pieces)
     return _canonical({
         "format": VOCABULARY_FORMAT,
         "kind": vocabulary.kind,
@@ -123,7 +126,7 @@ def vocabulary_json(vocabulary: Vocabulary) -> bytes:
         "add_bos": vocabulary.add_bos,
         "add_eos": vocabulary.add_eos,
         "add_space_prefix": vocabulary.add_space_prefix,
-        "byte_complete": all(piece in pieces for piece in byte_pieces(vocabulary)),
+        "byte_complete": byte_complete(vocabulary),
         "control": of_type(TokenType.CONTROL),
         "unknown": of_type(TokenType.UNKNOWN),
         "user_defined": of_type(TokenType.USER_DEFINED),
