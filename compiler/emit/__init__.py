@@ -67,7 +67,7 @@ def emit(request: EmitRequest) -> Emitted:
     """The C of a placed graph for one backend."""
     view = _View(request)
     templates = _environment()
-    sources = {Path(name).name: _text(name) for name in _static_files(request.backend)}
+    sources = {bundle_name(name): _text(name) for name in _static_files(request.backend)}
     for panel_name, template, k in view.panels():
         text = templates.get_template(template).render(name=panel_name, k=k)
         sources[f"{panel_name}.h"] = text
@@ -82,10 +82,12 @@ def emit(request: EmitRequest) -> Emitted:
 def _static_files(backend: Backend) -> list[str]:
     """C that is copied as it is: the engine's own and the backend's kernel set."""
     own = ["engine.c", "sampling.c", "include/step.h", "include/rotary.h"]
-    names = [*own, *(name for name in backend.sources if name not in own)]
-    if len({Path(name).name for name in names}) != len(names):
-        raise ValueError(f"two sources of {backend.name} share a file name: they stand in one folder")
-    return names
+    return [*own, *(name for name in backend.sources if name not in own)]
+
+
+def bundle_name(name: str) -> str:
+    """A file's name in the bundle, where all stand in one folder: ``simd/rows.c`` → ``simd_rows.c``."""
+    return name.removeprefix("include/").replace("/", "_")
 
 
 def _text(name: str) -> str:
@@ -210,7 +212,7 @@ class _View:
     @property
     def kernel_sources(self) -> list[str]:
         """Files of the backend's kernel set, in the order in which kernels.h includes them."""
-        return [Path(name).name for name in self.request.backend.sources]
+        return [bundle_name(name) for name in self.request.backend.sources]
 
     def table(self) -> Iterator[tuple[int, int, int, list[int]]]:
         """A row a layer: (number, shape, KV offset, offsets of the weights in the order of ``roles``)."""
