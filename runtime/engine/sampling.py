@@ -1,0 +1,108 @@
+"""Sampling parameters as people write them: bounds, validation, and what each one does.
+
+:class:`Sampling` (in :mod:`runtime.engine.types`) is the frozen set of parameters;
+its fields are those of ``engine_sampling`` in the C ABI, and ``kernels_c/sampling.c``
+documents the order in which they apply.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runtime.engine.types import Sampling
+from runtime.errors import EXIT_USAGE, EngineError
+
+
+@dataclass(frozen=True)
+class Bound:
+    """``low <= value <= high``; ``meaning`` is for messages and generated documentation."""
+
+    integer: bool
+    low: float
+    high: float
+    meaning: str
+
+    @property
+    def allowed(self) -> str:
+        """The bound as text."""
+        kind = "an integer" if self.integer else "a number"
+        return f"{kind} from {self.low:.16g} to {self.high:.16g}"
+
+    def holds(self, value: object) -> bool:
+        """Whether ``value`` is a number of the right kind in range."""
+        if isinstance(value, bool) or not isinstance(value, int if self.integer else int | float):
+            return False
+        return math.isfinite(value) and self.low <= value <= self.high
+
+
+#: The parameters in the order in which they apply. ``sampling.c`` refuses what lies outside.
+BOUNDS: dict[str, Bound] = {
+    "repetition_penalty": Bound(False, 0.001, 1000, "divides positive logits of tokens already seen; 1: off"),
+    "frequency_penalty": Bound(False, -1000, 1000, "subtracted once for each time a token was seen; 0: off"),
+    "presence_penalty": Bound(False, -1000, 1000, "subtracted if a token was seen at all; 0: off"),
+    "top_k": Bound(True, 0, (1 << 31) - 1, "keeps the k most likely tokens; 0: off"),
+    "typical_p": Bound(False, 0, 1, "keeps the tokens of typical surprise up to this share; 1: off"),
+    "top_p": Bound(False, 0, 1, "keeps the most likely tokens up to this share; 1: off"),
+    "min_p": Bound(False, 0, 1, "keeps tokens at least this likely, relative to the likeliest; 0: off"),
+    "temperature": Bound(False, 0, 1e6, "divides the logits of what is left; 0: greedy"),
+    "seed": Bound(True, 0, (1 << 64) - 1, "with a token's position, determines the draw"),
+}
+
+#: A bias beyond this always wins or never does.
+MAX_BIAS = 1e6
+
+
+def validated_sampling(sampling: Sampling) -> Sampling:
+    """``sampling`` itself; EngineError ``invalid_sampling`` with every field that is out of range."""
+    return sampling_of(vars(sampling))
+
+
+def sampling_of(values: Mapping[str, Any], base: Sampling | None = None) -> Sampling:
+    """``base`` (default: all off) with ``values`` in it, as a request's JSON has them.
+
+    Raises EngineError ``invalid_sampling``; all faults together, in ``causes``.
+    """
+    faults = []
+    for name, value in values.items():
+        bound = BOUNDS.get(name)
+        if bound is None:
+            near = difflib.get_close_matches(name, BOUNDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else None
+            faults.append(_fault(name, "there is no such parameter", ", ".join(BOUNDS), hint))
+        elif not bound.holds(value):
+            faults.append(_fault(name, f"{value!r} is not allowed", bound.allowed, bound.meaning))
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        message = f"{len(faults)} sampling parameters are wrong"
+        raise EngineError("invalid_sampling", message, exit_code=EXIT_USAGE, causes=tuple(faults))
+    return replace(base or Sampling(), **values)
+
+
+def logit_bias_of(values: Mapping[Any, Any], n_vocab: int) -> dict[int, float]:
+    """Token id → what is added to its logit, from JSON (whose keys are text).
+
+    ``-inf`` forbids a token. Raises EngineError ``invalid_sampling``.
+    """
+    bias: dict[int, float] = {}
+    for key, value in values.items():
+        try:
+            token = int(key)
+        except (TypeError, ValueError):
+            token = -1
+        if isinstance(key, bool) or not 0 <= token < n_vocab:
+            raise _fault("logit_bias", f"{key!r} is not a token id", f"0 to {n_vocab - 1}")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not (value == -math.inf or abs(value) <= MAX_BIAS):
+            allowed = f"numbers from {-MAX_BIAS:.0f} to {MAX_BIAS:.0f}, or -inf"
+            raise _fault(f"logit_bias.{token}", f"{value!r} is not a bias", allowed)
+        bias[token] = float(value)
+    return bias
+
+
+def _fault(name: str, message: str, allowed: str, hint: str | None = None) -> EngineError:
+    return EngineError("invalid_sampling", message, f"sampling.{name}", allowed, hint, EXIT_USAGE)
