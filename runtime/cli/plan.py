@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from runtime.bundle.machine import Machine
+from runtime.cli.output import note, print_json, progress_bars
 from runtime.errors import EXIT_PLAN, EngineError
 
 plan_app = typer.Typer(help="Check and explain Execution Plans.", no_args_is_help=True)
@@ -42,7 +44,7 @@ def validate(
             faults = error.causes or (error,)
             results.append({"file": name, "valid": False, "errors": [fault.to_json() for fault in faults]})
     if as_json:
-        typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
+        print_json(results)
     else:
         for result in results:
             _print_result(result)
@@ -67,11 +69,11 @@ def explain(
     except EngineError as error:
         if error.code != "unknown_model":
             raise
-    with digest_progress() as progress:
-        model = read_model(path, progress) if path is not None else None
+    with progress_bars(not as_json) as progress:
+        model = read_model(path, progress and partial(progress, "reading the model")) if path else None
     body = {"file": str(find_plan(file)), **explain_plan(plan, model, Machine.probe())}
     if as_json:
-        typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+        print_json(body)
     else:
         _print_explanation(body)
 
@@ -81,44 +83,21 @@ def schema() -> None:
     """Print the JSON Schema of a plan."""
     from compiler.plan import plan_schema
 
-    typer.echo(json.dumps(plan_schema(), indent=2, ensure_ascii=False))
-
-
-class digest_progress:
-    """A progress bar on a terminal's stderr for reading a large model once."""
-
-    def __enter__(self) -> Any:
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("reading the model"),
-            BarColumn(),
-            DownloadColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        task = self._bar.add_task("digest")
-        self._bar.start()
-        return lambda done, total: self._bar.update(task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+    print_json(plan_schema())
 
 
 def _print_result(result: dict[str, Any]) -> None:
     if result["valid"]:
-        typer.echo(f"{result['file']}: valid")
+        print(f"{result['file']}: valid")
         return
     count = len(result["errors"])
-    typer.echo(f"{result['file']}: {count} error{'s' * (count != 1)}", err=True)
+    note(f"{result['file']}: {count} error{'s' * (count != 1)}")
     for error in result["errors"]:
         where = f"{error['path']}: " if "path" in error else ""
-        typer.echo(f"  {where}{error['message']} [{error['code']}]", err=True)
+        note(f"  {where}{error['message']} [{error['code']}]")
         for key in ("allowed", "hint"):
             if key in error:
-                typer.echo(f"    {key}: {error[key]}", err=True)
+                note(f"    {key}: {error[key]}")
 
 
 def _print_explanation(body: dict[str, Any]) -> None:
@@ -134,8 +113,8 @@ def _print_explanation(body: dict[str, Any]) -> None:
         for item in body["tensors"]:
             tensors.add_row(*(escape(item[key]) for key in ("name", "source_type", "type", "reason")))
         console.print(tensors)
-    for note in body["notes"]:
-        typer.echo(f"note: {note}", err=True)
+    for text in body["notes"]:
+        note(f"note: {text}")
 
 
 def _short(value: object) -> str:
