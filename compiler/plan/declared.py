@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from runtime.bundle.modelindex import STORE_NAME, model_label
+from runtime.bundle.modelindex import is_store_name, model_label
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Plan:
 
 def is_model_path(model: str) -> bool:
     """Whether ``model`` is spelled as a path: no store name has a ``/`` or ends in ``.gguf``."""
-    return STORE_NAME.fullmatch(model) is None
+    return not is_store_name(model)
 
 
 def _moved(path: str, old: Path, new: Path) -> str:

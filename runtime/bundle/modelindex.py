@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from runtime.bundle.store import check_trusted
 from runtime.errors import EXIT_MODEL, EngineError
 
 #: A name in the store. It cannot be mistaken for a path: no ``/`` and no ``.gguf`` at the end.
@@ -21,6 +22,8 @@ STORE_NAME = re.compile(r"(?!.*\.gguf\Z)[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 
 #: ``<name>-00001-of-00003.gguf``: part 1 of 3 of a split model.
 PART = re.compile(r"(?P<stem>.+)-(?P<part>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
+
+_LARGEST_ENTRY = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,20 @@ def store_folder() -> Path:
     return data / "engine" / "models"
 
 
+def is_store_name(text: str) -> bool:
+    """Whether ``text`` could be a name in the store, and so is not spelled as a path."""
+    return STORE_NAME.fullmatch(text) is not None
+
+
 def stored_model(name: str) -> StoredModel | None:
     """The entry of that name, or None; raises ``bad_model_entry`` where the entry is damaged."""
     if STORE_NAME.fullmatch(name) is None:
         return None
     path = store_folder() / f"{name}.json"
     try:
-        model = StoredModel.from_json(json.loads(path.read_bytes()))
+        with path.open("rb") as file:
+            check_trusted(os.fstat(file.fileno()), path)
+            model = StoredModel.from_json(json.loads(file.read(_LARGEST_ENTRY)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
