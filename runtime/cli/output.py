@@ -1,0 +1,93 @@
+"""How commands speak: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from runtime.errors import EngineError
+
+#: ``progress(stage, done, total)``: what long work reports; units are the stage's own.
+Progress = Callable[[str, int, int], None]
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout, indented for people, UTF-8."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def on_terminal() -> bool:
+    """Whether stderr is a terminal, where progress may be shown."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _style(text: str, code: str) -> str:
+    coloured = on_terminal() and not os.environ.get("NO_COLOR")
+    return f"\x1b[{code}m{text}\x1b[0m" if coloured else text
+
+
+def print_error(error: EngineError, *, as_json: bool = False) -> None:
+    """An error on stderr: what, where, what is allowed, a hint, and every further fault.
+
+    ``as_json``: as ``{"error": {...}}`` on one line, in the shape of the HTTP API.
+    """
+    if as_json:
+        note(json.dumps({"error": error.to_json()}, ensure_ascii=False))
+        return
+    note(f"{_style('error:', '31;1')} {error}")
+    for cause in error.causes:
+        note(f"  - {cause}")
+        _details(cause, "    ")
+    _details(error, "  ")
+
+
+def _details(error: EngineError, indent: str) -> None:
+    if error.allowed is not None:
+        note(f"{indent}{_style('allowed:', '36')} {error.allowed}")
+    if error.hint is not None:
+        note(f"{indent}{_style('hint:', '36')} {error.hint}")
+
+
+@contextmanager
+def progress_bars(enabled: bool = True) -> Iterator[Progress | None]:
+    """A function that shows long work as bars on the terminal; ``None`` where stderr is none."""
+    if not enabled or not on_terminal():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    with Bars(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def table(rows: list[tuple[str, ...]], header: tuple[str, ...] | None = None) -> str:
+    """Rows as aligned columns of plain text."""
+    lines = [header, *rows] if header else rows
+    widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))] if lines else []
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in lines
+    )
+
+
+def megabytes(count: int) -> str:
+    """Bytes as people read them: MB or GB of 10^6, 10^9."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

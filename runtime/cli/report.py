@@ -1,0 +1,125 @@
+"""What a finished execution says of itself: the official metrics, diagnostics, a table for people."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.bundle.plan import ResolvedPlan
+from runtime.bundle.reader import Bundle
+from runtime.cli.output import table
+from runtime.engine.loop import Completion
+from runtime.metrics.diagnostics import Diagnostics, compute_diagnostics
+from runtime.metrics.official import OfficialMetrics, compute_metrics, metrics_envelope
+from runtime.metrics.reading import EnergyReading
+from runtime.version import ENGINE_VERSION
+
+
+@dataclass(frozen=True)
+class Report:
+    """A completion with its metrics, ready to be shown. ``plan`` is the run's own, overrides applied."""
+
+    bundle: Bundle
+    plan: ResolvedPlan
+    completion: Completion
+    metrics: OfficialMetrics
+    diagnostics: Diagnostics
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON of the requirements (section 4.8), and beside it the result and diagnostics."""
+        sequence = self.completion.sequence
+        body: dict[str, Any] = metrics_envelope(
+            self.metrics,
+            engine_version=ENGINE_VERSION,
+            model=self.plan.model,
+            backend=self.plan.backend,
+            quantization=self.plan.quantization.recipe,
+        )
+        body |= {
+            "plan": {"name": self.plan.name, "digest": self.plan.digest},
+            "bundle": {"name": self.bundle.path.name, "digest": self.bundle.digest},
+            "result": sequence.text,
+            "token_ids": list(sequence.token_ids),
+            "stop_reason": str(sequence.stop_reason),
+            "diagnostics": self.diagnostics.to_json(),
+        }
+        if sequence.error is not None:
+            body["error"] = sequence.error.to_json()
+        return body
+
+    def to_text(self) -> str:
+        """The metrics as a small table; unknown values as ``-`` with the reason."""
+        m, d = self.metrics, self.diagnostics
+        plan, stop = self.plan, str(self.completion.sequence.stop_reason)
+        what = f"{plan.model} {plan.quantization.recipe} {plan.backend}, {plan.execution.threads} threads"
+        rates = f"decode {_number(d.decode_tokens_per_sec)}/s, prefill {_number(d.prefill_tokens_per_sec)}/s"
+        energy = d.unknown.get("watts_avg", f"{_number(d.energy_joules)} J from {d.energy['source']}")
+        rows: list[tuple[str, ...]] = [
+            ("execution", stop, what),
+            ("tokens_total", str(m.tokens_total), f"after a prompt of {d.prompt_tokens}"),
+            ("tokens_per_sec", _number(m.tokens_per_sec), rates),
+            ("latency_total_ms", _number(m.latency_total_ms), f"first token after {_number(d.ttft_ms)} ms"),
+            ("latency_p50_ms", _number(m.latency_p50_ms), f"p95 {_number(m.latency_p95_ms)} ms"),
+            ("watts_avg", _number(m.watts_avg), energy),
+            ("tokens_per_watt", _number(m.tokens_per_watt), "tokens per joule" if m.watts_avg else ""),
+            ("memory_peak_mb", _number(m.memory_peak_mb), _traffic(d)),
+        ]
+        if m.op_time_ms:
+            rows += [(f"op {name}", f"{ms:.1f}", "ms") for name, ms in m.op_time_ms.items() if ms > 0]
+        rows.append(("logits_digest", (d.logits_digest or "-")[:16], ""))
+        return table(rows)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _traffic(d: Diagnostics) -> str:
+    overhead = "" if d.runtime_overhead is None else f"overhead {d.runtime_overhead:.1%}"
+    traffic = "" if d.gb_per_s is None else f"{d.gb_per_s:.1f} GB/s of weights and KV"
+    return ", ".join(part for part in (traffic, overhead) if part)
+
+
+def make_report(
+    bundle: Bundle,
+    plan: ResolvedPlan,
+    completion: Completion,
+    energy: EnergyReading,
+    *,
+    paced_seconds: float = 0.0,
+    op_times_ns: dict[str, int] | None = None,
+) -> Report:
+    """Metrics and diagnostics of a completion that ran alone."""
+    sequence = completion.sequence
+    metrics = compute_metrics(
+        started_ns=completion.started_ns,
+        finished_ns=completion.finished_ns,
+        token_times_ns=sequence.token_ns,
+        energy=energy,
+        op_times_ns=op_times_ns,
+        memory_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+    diagnostics = compute_diagnostics(
+        metrics,
+        started_ns=completion.started_ns,
+        finished_ns=completion.finished_ns,
+        token_times_ns=sequence.token_ns,
+        energy=energy,
+        prompt_tokens=sequence.n_prompt,
+        forward_ns=completion.forward_ns if paced_seconds == 0 else None,
+        bytes_per_token=bytes_per_token(bundle, sequence.n_prompt + len(sequence.token_ids) // 2),
+        logits_digest=sequence.logits_digest if sequence.token_ids else None,
+        extra={"steps": completion.n_steps, "paced_ms": paced_seconds * 1000},
+    )
+    return Report(bundle, plan, completion, metrics, diagnostics)
+
+
+def bytes_per_token(bundle: Bundle, context: int) -> int | None:
+    """Bytes that decoding one token reads at a context length: weights and KV; ``None`` if unsaid."""
+    cost = bundle.manifest.details.get("cost")
+    if not isinstance(cost, dict) or not cost.get("weight_bytes"):
+        return None
+    return int(cost["weight_bytes"]) + context * int(cost.get("kv_bytes_per_token", 0))

@@ -1,0 +1,363 @@
+"""``engine run``: one prompt through a plan, streamed, with its metrics at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runtime.cli.output import note, on_terminal, print_error, print_json
+from runtime.errors import EXIT_INTERRUPTED, EXIT_USAGE, EngineError
+
+if TYPE_CHECKING:
+    from runtime.bundle.plan import ResolvedPlan
+    from runtime.bundle.reader import Bundle
+    from runtime.cli.report import Report
+    from runtime.engine.loop import Engine
+    from runtime.engine.types import Request, StopReason, TokenEvent
+
+_PLAN = "Plan"
+_PROMPT = "Prompt"
+_LIMITS = "Limits and sampling (instead of the plan's)"
+_OUTPUT = "Output"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command ``run``."""
+    app.command()(run)
+
+
+def run(
+    target: Annotated[
+        str | None, typer.Argument(metavar="[PLAN|BUNDLE]", help="A plan's file or name, or a bundle.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The text to continue.", rich_help_panel=_PROMPT)
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option("--prompt-file", "-f", help="… from a file, - for stdin.", rich_help_panel=_PROMPT),
+    ] = None,
+    messages: Annotated[
+        Path | None,
+        typer.Option(
+            help="A conversation (JSON list of role and content) for the chat template.",
+            rich_help_panel=_PROMPT,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Without a plan: a GGUF file, or a name in the model store.", rich_help_panel=_PLAN
+        ),
+    ] = None,
+    quant: Annotated[
+        str, typer.Option(help="Without a plan: the quantization.", rich_help_panel=_PLAN)
+    ] = "q4_k_m",
+    backend: Annotated[
+        str, typer.Option(help="Without a plan: the backend.", rich_help_panel=_PLAN)
+    ] = "cpu_avx2",
+    context: Annotated[
+        int | None, typer.Option(help="Without a plan: tokens of context.", rich_help_panel=_PLAN)
+    ] = None,
+    kv_cache: Annotated[
+        str | None, typer.Option(help="Without a plan: f32, f16 or q8_0.", rich_help_panel=_PLAN)
+    ] = None,
+    save_plan: Annotated[
+        Path | None, typer.Option(help="Keep the plan that the flags make.", rich_help_panel=_PLAN)
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", "-n", help="Most tokens to generate.", rich_help_panel=_LIMITS),
+    ] = None,
+    max_seconds: Annotated[float | None, typer.Option(rich_help_panel=_LIMITS)] = None,
+    max_watts: Annotated[float | None, typer.Option(rich_help_panel=_LIMITS)] = None,
+    max_joules: Annotated[float | None, typer.Option(rich_help_panel=_LIMITS)] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: greedy.", rich_help_panel=_LIMITS)] = None,
+    top_k: Annotated[int | None, typer.Option(rich_help_panel=_LIMITS)] = None,
+    top_p: Annotated[float | None, typer.Option(rich_help_panel=_LIMITS)] = None,
+    min_p: Annotated[float | None, typer.Option(rich_help_panel=_LIMITS)] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(rich_help_panel=_LIMITS)] = None,
+    seed: Annotated[int | None, typer.Option(rich_help_panel=_LIMITS)] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="A text that ends the execution; may be repeated.", rich_help_panel=_LIMITS),
+    ] = None,
+    ignore_eos: Annotated[
+        bool,
+        typer.Option("--ignore-eos", help="Go on past the end of the sequence.", rich_help_panel=_LIMITS),
+    ] = False,
+    threads: Annotated[int | None, typer.Option("--threads", "-t", rich_help_panel=_LIMITS)] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print result, metrics and diagnostics as JSON.", rich_help_panel=_OUTPUT
+        ),
+    ] = False,
+    no_stream: Annotated[
+        bool, typer.Option("--no-stream", help="Print the text when it is complete.", rich_help_panel=_OUTPUT)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No metrics table, no progress.", rich_help_panel=_OUTPUT)
+    ] = False,
+) -> None:
+    """Run a prompt: tokens on stdout as they come, then the metrics on stderr.
+
+    PLAN is a plan's file or the name of a bundled plan; it is compiled if it has not been yet. Without
+    one, --model with --quant and --backend make a plan.
+    """
+    if (target is None) == (model is None):
+        raise _usage("name a plan or a bundle, or give --model (not both)", "engine run PLAN --prompt TEXT")
+    if save_plan is not None and model is None:
+        raise _usage("--save-plan keeps a plan made by flags; this one exists already", None)
+    limits = _given(
+        max_tokens=max_tokens, max_seconds=max_seconds, max_watts=max_watts, max_joules=max_joules
+    )
+    sampling = _given(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    say = prompt_source(prompt, prompt_file, messages)
+    if target is not None:
+        from runtime.cli.target import bundle_of
+
+        bundle = bundle_of(target, quiet=quiet)
+    else:
+        from runtime.cli.target import bundle_of_document
+
+        document: dict[str, Any] = {"model": model, "backend": backend, "quantization": quant}
+        document |= _given(execution=_given(context=context, kv_cache=kv_cache) or None)
+        if save_plan is not None:
+            _save_plan(save_plan, document, limits, sampling, threads)
+        bundle = bundle_of_document(document, quiet=quiet)
+    report = execute(
+        bundle, say, limits, sampling, threads, stop or (), ignore_eos, not (as_json or no_stream), quiet
+    )
+    if as_json:
+        print_json(report.to_json())
+    elif no_stream:
+        print(report.completion.sequence.text)
+    if not (quiet or as_json):
+        note(("\n" if on_terminal() else "") + report.to_text())
+    finish(report, as_json)
+
+
+def execute(
+    bundle: Bundle,
+    say: Callable[[Engine], Sequence[int]],
+    limits: dict[str, Any],
+    sampling: dict[str, Any],
+    threads: int | None,
+    stop: Sequence[str],
+    ignore_eos: bool,
+    stream: bool,
+    quiet: bool,
+) -> Report:
+    """One execution with the overrides applied: from a checked bundle to its report."""
+    from dataclasses import replace
+
+    from runtime.bundle.machine import Machine
+    from runtime.engine.executable import Executable
+    from runtime.engine.loop import Engine, request_of_plan
+    from runtime.engine.tokenizer import Tokenizer
+
+    machine = Machine.probe()
+    plan = bundle.plan.with_overrides(limits, sampling, threads, has_energy_meter=machine.has_energy_meter)
+    tokenizer = Tokenizer.from_bundle(bundle)
+    engine = Engine(Executable.open(bundle, plan.execution.threads, machine=machine), tokenizer)
+    try:
+        request = replace(request_of_plan(plan, say(engine), stop=stop), ignore_eos=ignore_eos)
+        return run_request(engine, plan, request, stream, quiet)
+    finally:
+        engine.close()
+
+
+def run_request(engine: Engine, plan: ResolvedPlan, request: Request, stream: bool, quiet: bool) -> Report:
+    """Runs a request under the plan's energy limits, Ctrl-C ending it cleanly."""
+    from runtime.cli.report import make_report
+    from runtime.engine.loop import generate
+    from runtime.engine.types import StopReason
+    from runtime.metrics.energy_probe import probe_meters
+    from runtime.metrics.limits import EnergyGuard
+
+    def emit(event: TokenEvent) -> None:
+        if event.text:
+            sys.stdout.write(event.text)
+            sys.stdout.flush()
+
+    meter = probe_meters()
+    with interruptible() as interrupted, prefill_line(not quiet) as prefilled:
+        guard = EnergyGuard(
+            meter,
+            max_watts=request.limits.max_watts,
+            max_joules=request.limits.max_joules,
+            on_limit=request.limits.on_limit,
+        )
+
+        def interrupt() -> StopReason | None:
+            if not interrupted.is_set():
+                if guard.exceeded():
+                    return StopReason.ENERGY_LIMIT
+                guard.before_step()
+            return StopReason.CANCELLED if interrupted.is_set() else None
+
+        try:
+            completion = generate(
+                engine, request, emit if stream else None, interrupt=interrupt, on_prefill=prefilled
+            )
+            energy = guard.finish()
+        finally:
+            meter.close()
+    if stream:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    timed = plan.observability.op_timing
+    return make_report(
+        engine.executable.bundle,
+        plan,
+        completion,
+        energy,
+        paced_seconds=guard.paced_seconds,
+        op_times_ns=engine.executable.op_times() if timed else None,
+    )
+
+
+def finish(report: Report, as_json: bool) -> None:
+    """The exit code of an execution: its error's, 130 if it was interrupted, else 0."""
+    sequence = report.completion.sequence
+    if sequence.error is not None:
+        if not as_json:  # the JSON on stdout carries it already
+            print_error(sequence.error)
+        raise typer.Exit(sequence.error.exit_code)
+    if sequence.stop_reason == "cancelled":
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def prompt_source(
+    prompt: str | None, prompt_file: Path | None, messages: Path | None
+) -> Callable[[Engine], Sequence[int]]:
+    """How to get the prompt's ids once a tokenizer is there; reads files now, so that errors come early."""
+    if sum(source is not None for source in (prompt, prompt_file, messages)) > 1:
+        raise _usage("give one of --prompt, --prompt-file and --messages", None)
+    if messages is not None:
+        conversation = read_messages(messages)
+
+        def render(engine: Engine) -> Sequence[int]:
+            from runtime.engine.chat import encode_chat
+
+            return encode_chat(engine.tokenizer, conversation)
+
+        return render
+    if prompt is not None:
+        text = prompt
+    elif prompt_file is not None and str(prompt_file) != "-":
+        text = _read_text(prompt_file)
+    elif prompt_file is not None or not sys.stdin.isatty():
+        text = sys.stdin.read()
+    else:
+        raise _usage("there is no prompt", "engine run PLAN --prompt TEXT")
+    return lambda engine: engine.tokenizer.encode(text)
+
+
+def read_messages(path: Path) -> list[dict[str, Any]]:
+    """A conversation from a JSON file: a list of messages, or an object with ``messages``."""
+    import json
+
+    try:
+        body = json.loads(sys.stdin.read() if str(path) == "-" else _read_text(path))
+    except (ValueError, RecursionError) as cause:
+        raise EngineError("invalid_messages", f"not JSON: {cause}", str(path), exit_code=EXIT_USAGE) from None
+    body = body.get("messages") if isinstance(body, dict) else body
+    if (
+        not isinstance(body, list)
+        or not body
+        or not all(isinstance(item, dict) and isinstance(item.get("role"), str) for item in body)
+    ):
+        raise EngineError(
+            "invalid_messages",
+            "not a conversation",
+            str(path),
+            allowed='[{"role": "user", "content": "…"}, …]',
+            exit_code=EXIT_USAGE,
+        )
+    return body
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; a second one ends the process as usual."""
+    event = threading.Event()
+
+    def first(_signal: int, _frame: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def prefill_line(enabled: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Shows how far a long prompt is, on a terminal only."""
+    if not enabled or not on_terminal():
+        yield None
+        return
+
+    def show(done: int, total: int) -> None:
+        end = "\r\x1b[K" if done == total else ""
+        sys.stderr.write(f"\rprompt {done}/{total} tokens{end}")
+        sys.stderr.flush()
+
+    yield show
+
+
+def _save_plan(
+    path: Path,
+    document: dict[str, Any],
+    limits: dict[str, Any],
+    sampling: dict[str, Any],
+    threads: int | None,
+) -> None:
+    from compiler.plan import plan_from_mapping
+    from runtime.bundle.store import file_error
+
+    whole = dict(document) | _given(limits=limits or None, sampling=sampling or None)
+    if threads is not None:
+        whole["execution"] = {**document.get("execution", {}), "threads": threads}
+    declared = plan_from_mapping(whole, Path.cwd(), source="the command line")
+    try:
+        path.write_text(declared.to_yaml(path.resolve().parent), "utf-8")
+    except OSError as cause:
+        raise file_error(cause, path) from cause
+    note(f"plan saved to {path}")
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        reason = getattr(cause, "strerror", None) or str(cause)
+        raise EngineError(
+            "file_error", f"cannot be read: {reason}", str(path), exit_code=EXIT_USAGE
+        ) from None
+
+
+def _usage(message: str, hint: str | None) -> EngineError:
+    return EngineError("usage", message, hint=hint, exit_code=EXIT_USAGE)

@@ -1,0 +1,82 @@
+"""From what the user named (a plan, a bundle, flags) to a bundle that can be opened.
+
+A plan is compiled only where no bundle of it exists that this engine built from the
+same model. Finding that out takes no compiler: :mod:`runtime.bundle.shortcut`
+remembers which bundle a plan's file led to, as long as nothing it depends on changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.bundle import shortcut, store
+from runtime.bundle.reader import Bundle, is_bundle, open_bundle
+from runtime.cli.output import Progress, note, progress_bars
+from runtime.errors import EXIT_USAGE, EngineError
+
+
+def bundle_of(target: str, *, quiet: bool = False) -> Bundle:
+    """The checked bundle that ``target`` names, compiled first if it has to be.
+
+    ``target``: the folder of a bundle, the name of one in the store
+    (``name-digest12``), a plan's file, or the name of a bundled plan. A plan
+    whose bundle is damaged is compiled again, which mends it.
+    """
+    path = Path(target).expanduser()
+    if is_bundle(path):
+        return open_bundle(path)
+    if "/" not in target and is_bundle(stored := store.bundles_dir() / target):
+        return open_bundle(stored)
+    if path.is_dir():
+        raise EngineError(
+            "bundle_not_found",
+            "the folder holds no bundle",
+            path=target,
+            allowed="a plan's file or name, or a bundle's folder",
+            exit_code=EXIT_USAGE,
+        )
+    return _of_plan(target, shortcut.key_of_file(path if path.is_file() else _bundled(target)), quiet)
+
+
+def bundle_of_document(document: Mapping[str, Any], *, quiet: bool = False) -> Bundle:
+    """As :func:`bundle_of`, for a plan given by flags; relative paths start from here."""
+    return _of_plan(dict(document), shortcut.key_of_document(document, Path.cwd()), quiet)
+
+
+def _bundled(name: str) -> Path:
+    """The file of a bundled plan, or a name that leads to the compiler's own error message."""
+    folder = Path(__file__).resolve().parents[2] / "plans"
+    return folder / f"{name.removesuffix('.yaml')}.yaml"
+
+
+def _of_plan(plan: str | dict[str, Any], key: str | None, quiet: bool) -> Bundle:
+    if key is not None and (known := shortcut.recall(key)) is not None:
+        try:
+            return open_bundle(known)
+        except EngineError as error:
+            note(f"note: {error}; compiling again")
+    with progress_bars(not quiet) as progress:
+        path = _compile(plan, progress)
+    bundle = open_bundle(path)
+    if key is not None:
+        shortcut.remember(key, path, model_files(plan))
+    return bundle
+
+
+def _compile(plan: str | dict[str, Any], progress: Progress | None) -> Path:
+    from compiler import compile_plan
+
+    return compile_plan(plan, progress=progress)
+
+
+def model_files(plan: str | dict[str, Any]) -> list[Path]:
+    """Every file that the plan's bundle follows from, besides the plan itself."""
+    from compiler.plan import load_plan, locate_imatrix, locate_model, plan_from_mapping
+
+    declared = load_plan(plan) if isinstance(plan, str) else plan_from_mapping(plan, Path.cwd())
+    model = locate_model(declared)
+    parts = sorted(model.parent.glob(model.name.replace("-00001-of-", "-*-of-")))
+    imatrix = locate_imatrix(declared)
+    return [*(parts or [model]), *([imatrix] if imatrix else [])]
