@@ -34,6 +34,7 @@ class LiveSequence:
         self.ids[: self.n_prompt] = request.prompt_ids
         self.token_ids: list[int] = []
         self.token_ns: list[int] = []
+        self.token_digests: list[str] = []  # first 8 bytes (hex) of logits_digest as of each token
         self.text = ""
         self.stop_reason: StopReason | None = None
         self.error: EngineError | None = None
@@ -67,6 +68,7 @@ class LiveSequence:
     def note_logits(self, row: npt.NDArray[np.float32]) -> None:
         """Takes a row that a token is sampled from into the digest."""
         self._digest.update(row.data)
+        self.token_digests.append(self._digest.hexdigest()[:16])
 
     def accept(self, token: int, now_ns: int, ends: bool) -> str:
         """Appends a sampled token; returns the text it makes safe to show.
