@@ -111,6 +111,7 @@ def check(body: Any, schema_name: str) -> dict[str, Any]:
 
 def _explain(fault: ValidationError) -> EngineError:
     path = _path(fault)
+    wanted: Any = fault.validator_value
     rule = fault.schema if isinstance(fault.schema, dict) else {}
     if fault.validator == "additionalProperties" and isinstance(fault.instance, dict):
         known = list(rule.get("properties", {}))
@@ -128,17 +129,18 @@ def _explain(fault: ValidationError) -> EngineError:
             hint=did_you_mean(name, known),
         )
     if fault.validator == "required":
-        missing = next(key for key in fault.validator_value if key not in fault.instance)
+        instance: Any = fault.instance
+        missing = next(key for key in wanted if key not in instance)
         where = f"{path}.{missing}" if path else missing
         return EngineError("invalid_request", f"{missing} is missing", path=where)
     allowed = rule.get("x-allowed")
     if allowed is None and fault.validator == "enum":
-        allowed = ", ".join(json.dumps(choice) for choice in fault.validator_value)
+        allowed = ", ".join(json.dumps(choice) for choice in wanted)
     elif allowed is None and fault.validator not in ("anyOf", "oneOf", "not"):
-        allowed = f"{fault.validator} {json.dumps(fault.validator_value)}"[:200]
+        allowed = f"{fault.validator} {json.dumps(wanted)}"[:200]
     shown = json.dumps(fault.instance, ensure_ascii=False, default=str)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    hint = did_you_mean(fault.instance, fault.validator_value) if fault.validator == "enum" else None
+    hint = did_you_mean(fault.instance, map(str, wanted)) if fault.validator == "enum" else None
     return EngineError(
         "unsupported_field" if "x-unsupported-value" in rule else "invalid_request",
         f"{path or 'the body'}: {shown} is not accepted"

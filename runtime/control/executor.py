@@ -17,10 +17,10 @@ from runtime.control.execution import Execution
 from runtime.control.lane import Lane
 from runtime.control.power import Power
 from runtime.control.types import ServedBundle
-from runtime.engine.types import StopReason
+from runtime.engine.types import StepReport, StopReason
 from runtime.errors import EXIT_RUN, EngineError
 from runtime.metrics.energy import EnergyMeter
-from runtime.scheduler import Hold, Step
+from runtime.scheduler import Hold, Phase, Step
 
 log = logging.getLogger("engine.executor")
 
@@ -34,7 +34,7 @@ class Executor:
         *,
         meter: EnergyMeter,
         finished: Callable[[Execution], None],
-        observe: Callable[[Lane, Step, int, int], None] | None = None,
+        observe: Callable[[str, Step, StepReport], None] | None = None,
         queue_limit: int = 64,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
@@ -107,6 +107,11 @@ class Executor:
         """The served bundles, in the order they were added or last ran."""
         with self._wake:
             return [self._lanes[name] for name in sorted(self._lanes)]
+
+    def slots(self) -> list[tuple[Lane, tuple[tuple[int, str, Phase, int], ...]]]:
+        """Every served bundle with its occupied slots: (slot, execution, phase, tokens held)."""
+        with self._wake:
+            return [(lane, lane.scheduler.residents()) for lane in self._lanes.values()]
 
     def queued(self) -> int:
         with self._wake:
@@ -228,7 +233,7 @@ class Executor:
                 lane.bundle.engine.finish(execution.sequence, StopReason.ENERGY_LIMIT)
         ended = lane.ended()
         if self._observe is not None:
-            self._observe(lane, step, report.started_ns, report.ended_ns)
+            self._observe(lane.name, step, report)
         with self._wake:
             explained = lane.scheduler.commit(step, [e.id for e in ended], self._clock())
             for execution in ended:

@@ -19,10 +19,9 @@ from typing import Any
 
 from runtime.control.execution import Execution
 from runtime.control.executor import Executor
-from runtime.control.lane import Lane
 from runtime.control.outcome import make_outcome, record_of
 from runtime.control.types import BundleInfo, Listener, Outcome, RecordStoreLike, RunSpec, ServedBundle
-from runtime.engine.types import StopReason
+from runtime.engine.types import StepReport, StopReason
 from runtime.errors import EXIT_RUN, EngineError
 from runtime.metrics.energy import EnergyMeter
 from runtime.scheduler import Step
@@ -47,7 +46,7 @@ class ControlPlane:
         meter: EnergyMeter,
         queue_limit: int = 64,
         settled: Callable[[Execution, Outcome], None] | None = None,
-        stepped: Callable[[Lane, Step, int, int], None] | None = None,
+        stepped: Callable[[str, Step, StepReport], None] | None = None,
     ) -> None:
         self.records = records
         self.meter = meter

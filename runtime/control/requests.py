@@ -186,7 +186,7 @@ def make_spec(
 
 
 def request_path(path: str | None) -> str | None:
-    """Where a fault of a plan lies in a Run Request: ``limits.max_tokens`` → ``execution.limits.max_tokens``."""
+    """Where a fault of a plan lies in a Run Request (``limits`` → ``execution.limits``)."""
     if path is None:
         return None
     if path.startswith("limits."):

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from fake_service import POISON, FakeEngine, FakeTokenizer, expected_text, resolved_plan, served_bundle
 
 from runtime.control.plane import ControlPlane
 from runtime.control.records import RecordStore
@@ -17,6 +16,7 @@ from runtime.engine.types import StopReason
 from runtime.errors import EngineError
 from runtime.metrics.energy import EnergyMeter
 from runtime.scheduler import SHIPPED_POLICIES
+from tests.fake_service import POISON, FakeEngine, FakeTokenizer, expected_text, resolved_plan, served_bundle
 
 
 class Follower:

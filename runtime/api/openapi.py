@@ -1,0 +1,105 @@
+"""The OpenAPI 3.1 document, made of the table of endpoints and the schemas that check requests."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any
+
+from runtime.api.body import schema
+from runtime.api.endpoints import ENDPOINTS, Endpoint
+from runtime.version import ENGINE_VERSION
+
+_NULLABLE_TEXT = {"type": ["string", "null"]}
+
+ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "type", "path", "hint"],
+            "properties": {
+                "code": {"type": "string"},
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "path": _NULLABLE_TEXT,
+                "hint": _NULLABLE_TEXT,
+                "allowed": {"type": "string"},
+                "causes": {"type": "array", "items": {"type": "object"}},
+            },
+        }
+    },
+}
+
+_SHARED_STATUSES = (401, 403, 503)
+_BODY_STATUSES = (400, 408, 413, 415)
+
+
+@lru_cache(maxsize=1)
+def document() -> dict[str, Any]:
+    """The whole document."""
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in ENDPOINTS:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+    paths["/openapi.json"] = {
+        "get": {"summary": "This document", "operationId": "get_openapi", "responses": _responses((200,))}
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "engine",
+            "version": ENGINE_VERSION,
+            "description": "Executes declared decisions on language models; measures and records them.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": {
+                "Error": ERROR_SCHEMA,
+                **{_title(e.body): _published(e.body) for e in ENDPOINTS if e.body is not None},
+            },
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    words = endpoint.path.strip("/").replace("{", "").replace("}", "").replace("/", "_").replace("-", "_")
+    statuses = endpoint.statuses + (_BODY_STATUSES if endpoint.body else ())
+    operation: dict[str, Any] = {
+        "summary": endpoint.summary,
+        "operationId": f"{endpoint.method.lower()}_{words}",
+        "responses": _responses(statuses, streams=endpoint.streams, text=endpoint.text),
+    }
+    if endpoint.parameters:
+        operation["parameters"] = list(endpoint.parameters)
+    if endpoint.body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": f"#/components/schemas/{_title(endpoint.body)}"}}
+            },
+        }
+    return operation
+
+
+def _responses(statuses: tuple[int, ...], *, streams: bool = False, text: bool = False) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for status in sorted({*statuses, *_SHARED_STATUSES}):
+        content: dict[str, Any] = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+        if status < 300:
+            content = {"text/plain": {}} if text else {"application/json": {}}
+            if streams:
+                content["text/event-stream"] = {}
+        found[str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
+    return found
+
+
+def _title(name: str) -> str:
+    return str(schema(name)["title"])
+
+
+def _published(name: str) -> dict[str, Any]:
+    return {key: value for key, value in schema(name).items() if key != "$schema"}

@@ -1,0 +1,245 @@
+"""``/v1/runs``: Run Requests, live executions and records."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from runtime.api.body import read_json
+from runtime.api.errors import error_body, error_response
+from runtime.api.follow import EventStream, Follower, failure, outcome_or_gone, submit
+from runtime.api.service import Service, service_of
+from runtime.control.execution import Execution
+from runtime.control.requests import make_spec, request_path
+from runtime.control.types import EXECUTION_ID, BundleInfo, Outcome, RunSpec
+from runtime.errors import EngineError
+from runtime.version import ENGINE_VERSION
+
+_ID = re.compile(EXECUTION_ID)
+MAX_LISTED = 1000
+
+
+async def create(request: Request) -> Response:
+    """``POST /v1/runs``: runs a Run Request; ``stream`` gives its tokens as they come."""
+    service = service_of(request)
+    body = await read_json(request, "run_request", max_bytes=service.settings.max_body_bytes)
+    try:
+        execution, follower = await submit(service, lambda: spec_of(service, body))
+    except EngineError as fault:
+        raise relocated(fault) from None
+    if body.get("stream"):
+        return EventStream(
+            _events(service, execution, follower),
+            service=service,
+            execution=execution,
+            send_seconds=service.settings.send_seconds,
+        )
+    outcome = await outcome_or_gone(request, service, execution, follower)
+    if (error := failure(outcome)) is not None:
+        return error_response(error, headers={"X-Execution-Id": execution.id})
+    return JSONResponse(result_json(execution, outcome), headers={"X-Execution-Id": execution.id})
+
+
+def spec_of(service: Service, body: Mapping[str, Any]) -> RunSpec:
+    """The execution that a Run Request asks for."""
+    wanted = body.get("execution", {})
+    bundle = service.bundle(
+        body["model"], backend=wanted.get("backend"), quantization=wanted.get("quantization")
+    )
+    limits = wanted.get("limits", {})
+    plan, notes = service.override(
+        bundle, limits=limits, sampling=body.get("sampling"), policy=wanted.get("scheduler_policy")
+    )
+    return make_spec(
+        bundle,
+        plan,
+        prompt=body["prompt"],
+        explicit_max_tokens="max_tokens" in limits,
+        stop=texts(body.get("stop")),
+        notes=notes,
+    )
+
+
+def texts(stop: str | list[str] | None) -> tuple[str, ...]:
+    """Stop texts as a tuple."""
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+
+
+def relocated(error: EngineError) -> EngineError:
+    """The same error with its path as the Run Request spells it."""
+    error.path = request_path(error.path)
+    error.causes = tuple(relocated(cause) for cause in error.causes)
+    return error
+
+
+def result_json(execution: Execution, outcome: Outcome) -> dict[str, Any]:
+    """The reply to a Run Request."""
+    return {
+        "execution_id": outcome.id,
+        **_identity(execution.info),
+        "scheduler_policy": execution.spec.policy,
+        "result": outcome.text,
+        "stop_reason": str(outcome.stop_reason),
+        "metrics": dict(outcome.metrics),
+        "diagnostics": dict(outcome.diagnostics),
+        "record": {"hash": outcome.record_hash},
+    }
+
+
+def _identity(info: BundleInfo) -> dict[str, Any]:
+    return {
+        "engine_version": ENGINE_VERSION,
+        "model": info.plan.model,
+        "backend": info.backend,
+        "quantization": info.quantization,
+        "plan": info.name,
+        "bundle": info.digest,
+    }
+
+
+def sse(data: object, event: str | None = None) -> bytes:
+    """One server-sent event with JSON data."""
+    head = f"event: {event}\n" if event else ""
+    return f"{head}data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+
+
+async def _events(service: Service, execution: Execution, follower: Follower) -> AsyncIterator[bytes]:
+    yield sse({"execution_id": execution.id, "status": "queued"}, "queued")
+    shown = 0
+    while True:
+        found = await follower.next(service.settings.heartbeat_seconds)
+        if found is None:
+            yield b": waiting\n\n"
+        elif isinstance(found, Outcome):
+            break
+        else:
+            shown += sum(len(token.text) for token in found)
+            yield b"".join(
+                sse(
+                    {
+                        "index": token.index,
+                        "token": token.token,
+                        "text": token.text,
+                        "ms": (token.time_ns - execution.created_ns) / 1e6,
+                    },
+                    "token",
+                )
+                for token in found
+            )
+    if (rest := found.text[shown:]) != "":  # held back until an end from outside
+        yield sse({"index": None, "token": None, "text": rest, "ms": None}, "token")
+    if (error := failure(found)) is not None:
+        yield sse({**error_body(error), "execution_id": execution.id}, "error")
+    else:
+        yield sse(result_json(execution, found), "result")
+
+
+# ---- what has run ---------------------------------------------------------------------
+
+
+async def listing(request: Request) -> Response:
+    """``GET /v1/runs``: live executions first, then records, newest first."""
+    service = service_of(request)
+    limit = _number(request, "limit", 50, 1, MAX_LISTED)
+    before = request.query_params.get("before")
+    if before is not None:
+        before = _checked_id(before, "before")
+    records = await asyncio.to_thread(lambda: service.plane.records.list(limit=limit + 1, before=before))
+    recorded = {record["execution_id"] for record in records}
+    live = [] if before else [e.summary() for e in reversed(service.plane.live()) if e.id not in recorded]
+    return JSONResponse(
+        {
+            "object": "list",
+            "live": live,
+            "data": [_summary(record) for record in records[:limit]],
+            "has_more": len(records) > limit,
+        }
+    )
+
+
+async def show(request: Request) -> Response:
+    """``GET /v1/runs/{id}``: a live execution's state, or the record of one that ended."""
+    service, id = service_of(request), _checked_id(request.path_params["id"])
+    live = service.plane.find(id)
+    if live is not None and live.outcome is None:
+        return JSONResponse(live.summary())
+    return JSONResponse({**await _record(service, id), "status": "finished"})
+
+
+async def metrics(request: Request) -> Response:
+    """``GET /v1/runs/{id}/metrics``: the official metrics, with what identifies them."""
+    service, id = service_of(request), _checked_id(request.path_params["id"])
+    live = service.plane.find(id)
+    if live is not None and live.outcome is None:
+        raise EngineError(
+            "run_not_finished", f"{id} is {live.phase}", path="id", hint="its metrics exist once it has ended"
+        )
+    record = await _record(service, id)
+    return JSONResponse(
+        {
+            "execution_id": id,
+            "engine_version": record["engine_version"],
+            "model": record["plan"]["fields"]["model"]["value"],
+            "backend": record["backend"],
+            "quantization": record["quantization"],
+            "metrics": record["metrics"],
+            "diagnostics": record["diagnostics"],
+        }
+    )
+
+
+async def cancel(request: Request) -> Response:
+    """``DELETE /v1/runs/{id}``: cancels a live execution; records are not removed."""
+    service, id = service_of(request), _checked_id(request.path_params["id"])
+    if service.plane.cancel(id):
+        return JSONResponse({"execution_id": id, "status": "cancelling"}, 202)
+    await _record(service, id)
+    raise EngineError("run_finished", f"{id} has ended; its record is immutable", path="id")
+
+
+async def head(request: Request) -> Response:
+    """``GET /v1/runs/head``: the end of the chain of records, to be kept elsewhere."""
+    service = service_of(request)
+    return JSONResponse(dict(await asyncio.to_thread(service.plane.records.head)))
+
+
+async def _record(service: Service, id: str) -> dict[str, Any]:
+    record = await asyncio.to_thread(service.plane.records.get, id)
+    if record is None:
+        raise EngineError("run_not_found", f"there is no execution {id}", path="id")
+    return dict(record)
+
+
+def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    keys = (
+        "execution_id", "created", "kind", "engine_version", "backend", "quantization",
+        "policy", "stop_reason", "prompt_tokens", "metrics",
+    )  # fmt: skip
+    return {
+        **{key: record.get(key) for key in keys},
+        "model": record["plan"]["fields"]["model"]["value"],
+        "plan": record["bundle"]["name"],
+        "plan_digest": record["plan_digest"],
+        "status": "finished",
+    }
+
+
+def _checked_id(id: str, path: str = "id") -> str:
+    if not _ID.fullmatch(id):
+        raise EngineError("run_not_found", "there is no such execution", path=path, allowed=EXECUTION_ID)
+    return id
+
+
+def _number(request: Request, name: str, default: int, low: int, high: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()) or not low <= int(text[:9]) <= high or len(text) > 9:
+        raise EngineError("invalid_request", f"{name} is out of range", path=name, allowed=f"{low} to {high}")
+    return int(text)

@@ -1,0 +1,138 @@
+"""Endpoints as llama-server users know them: tokens, templates, properties, slots, health, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from runtime.api.body import read_json
+from runtime.api.errors import error_response
+from runtime.api.openai_requests import messages_of
+from runtime.api.service import service_of
+from runtime.api.telemetry import CONTENT_TYPE
+from runtime.errors import EngineError
+from runtime.scheduler import names as policy_names
+from runtime.version import ENGINE_VERSION
+
+
+async def tokenize(request: Request) -> Response:
+    """``POST /tokenize``: ids, or ids with their pieces (bytes where they are not UTF-8)."""
+    service = service_of(request)
+    body = await read_json(request, "tokenize_request", max_bytes=service.settings.max_body_bytes)
+    tokenizer = service.bundle(body.get("model")).tokenizer
+    ids = await asyncio.to_thread(
+        tokenizer.encode, body["content"], body.get("add_special", False), body.get("parse_special", True)
+    )
+    if not body.get("with_pieces"):
+        return JSONResponse({"tokens": list(ids)})
+    tokens: list[dict[str, Any]] = []
+    for id in ids:
+        piece = tokenizer.piece(id)
+        try:
+            tokens.append({"id": id, "piece": piece.decode()})
+        except UnicodeDecodeError:
+            tokens.append({"id": id, "piece": list(piece)})
+    return JSONResponse({"tokens": tokens})
+
+
+async def detokenize(request: Request) -> Response:
+    """``POST /detokenize``."""
+    service = service_of(request)
+    body = await read_json(request, "detokenize_request", max_bytes=service.settings.max_body_bytes)
+    tokenizer = service.bundle(body.get("model")).tokenizer
+    for index, token in enumerate(body["tokens"]):
+        if token >= tokenizer.n_vocab:
+            raise EngineError(
+                "token_out_of_range",
+                f"the token id {token} is outside the vocabulary",
+                path=f"tokens[{index}]",
+                allowed=f"0 to {tokenizer.n_vocab - 1}",
+            )
+    return JSONResponse({"content": await asyncio.to_thread(tokenizer.decode, body["tokens"])})
+
+
+async def apply_template(request: Request) -> Response:
+    """``POST /apply-template``."""
+    service = service_of(request)
+    body = await read_json(request, "apply_template_request", max_bytes=service.settings.max_body_bytes)
+    template = service.bundle(body.get("model")).template
+    prompt = await asyncio.to_thread(
+        lambda: template.render(
+            messages_of(body), add_generation_prompt=body.get("add_generation_prompt", True)
+        )
+    )
+    return JSONResponse({"prompt": prompt})
+
+
+async def props(request: Request) -> Response:
+    """``GET /props``: what is served, and what a request that leaves a field out gets."""
+    service = service_of(request)
+    bundle = service.bundle(request.query_params.get("model") or _first(request))
+    plan = bundle.info.plan
+    return JSONResponse(
+        {
+            "default_generation_settings": {
+                "n_ctx": plan.execution.context,
+                "n_predict": plan.limits.max_tokens,
+                "params": {**vars(plan.sampling)},
+                "scheduler_policy": plan.scheduler_policy,
+            },
+            "total_slots": plan.execution.slots,
+            "model_alias": bundle.info.name,
+            "model_name": bundle.info.model_name,
+            "chat_template": bundle.template.source,
+            "modalities": {"vision": False, "audio": False},
+            "scheduler_policies": list(policy_names()),
+            "build_info": ENGINE_VERSION,
+            "bundle": bundle.info.digest,
+        }
+    )
+
+
+async def slots(request: Request) -> Response:
+    """``GET /slots``: every slot of every served plan, and what is in it."""
+    service = service_of(request)
+    service.check_ready()
+    found = []
+    for lane, residents in service.plane.executor.slots():
+        limits = lane.bundle.engine.limits
+        held = {slot: (id, phase, tokens) for slot, id, phase, tokens in residents}
+        for slot in range(limits.slots):
+            id, phase, tokens = held.get(slot, (None, None, 0))
+            found.append(
+                {
+                    "id": slot,
+                    "plan": lane.name,
+                    "n_ctx": limits.context,
+                    "is_processing": id is not None,
+                    "id_task": id,
+                    "phase": phase and str(phase),
+                    "n_past": tokens,
+                }
+            )
+    return JSONResponse(found)
+
+
+async def health(request: Request) -> Response:
+    """``GET /health``: 200 when requests are taken; 503 while loading, stopping or after a failure."""
+    try:
+        service_of(request).check_ready()
+    except EngineError as error:
+        return error_response(error)
+    return JSONResponse({"status": "ok"})
+
+
+async def metrics(request: Request) -> Response:
+    """``GET /metrics``: Prometheus text."""
+    service = service_of(request)
+    if service.telemetry is None:
+        raise EngineError("not_found", "this server keeps no metrics")
+    return Response(service.telemetry.render(service.plane), headers={"Content-Type": CONTENT_TYPE})
+
+
+def _first(request: Request) -> str | None:
+    infos = service_of(request).plane.infos()
+    return infos[0].name if infos else None
