@@ -1,4 +1,4 @@
-"""Builds kernel sets of several backends into one library, for checks and benchmarks.
+"""Builds kernel sets of several backends into one program, for checks and benchmarks.
 
 Each backend becomes one object file that exports a table of its kernels
 (``kernels_c/tools/expose.c.j2``); the driver (``kernels_c/tools/check.c``)
@@ -18,6 +18,9 @@ import jinja2
 from compiler.backends import COMMON_FLAGS, Backend
 from compiler.kernels import FORMATS
 from runtime.errors import EXIT_BUILD, EngineError
+
+#: The driver's sources, under ``kernels_c/tools``.
+DRIVER = ("check.c", "check_inputs.c", "check_rows.c", "bench.c", "pack.c")
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels_c"
 
@@ -87,41 +90,41 @@ def _run(command: Sequence[str]) -> None:
         )
 
 
-def build_library(
+def build_program(
     backends: Sequence[Backend],
     folder: Path,
     *,
     extra: Sequence[str] = (),
     extra_backend: dict[str, Sequence[str]] | None = None,
-    executable: bool = False,
+    warnings: Sequence[str] = ("-Wall", "-Wextra"),
 ) -> Path:
-    """Compiles the tables of ``backends`` and the driver into one library (or executable).
+    """Compiles the tables of ``backends`` and the driver (``tools/check.c``) into one program.
+
+    A program of its own, because a kernel that leaves its buffers ends the process.
 
     ``extra``: flags for every file (sanitizers). ``extra_backend``: flags for one backend's file,
-    replacing its own (an emulated instruction set). Returns the path of the result in ``folder``.
+    replacing its own (an emulated instruction set). Returns the path of the program in ``folder``.
     Raises EngineError ``compiler_missing`` or ``compiler_failed``.
     """
     cc = compiler_command()
     include = [f"-I{KERNELS}", f"-I{KERNELS / 'include'}", f"-I{KERNELS / 'tools'}"]
-    position = [] if executable else ["-fPIC"]
-    warn = ["-Wall", "-Wextra", "-Wno-unused-function"]
+    warn = [*warnings, "-Wno-unused-function"]
     objects = []
     for backend in backends:
         source = folder / f"{backend.name}.c"
         source.write_text(exposed_source(backend), encoding="utf-8")
         flags = (extra_backend or {}).get(backend.name, backend.cflags)
         target = folder / f"{backend.name}.o"
-        _run([cc, *flags, *position, *warn, *extra, *include, "-c", str(source), "-o", str(target)])
+        _run([cc, *flags, *warn, *extra, *include, "-c", str(source), "-o", str(target)])
         objects.append(str(target))
     registry = folder / "registry.c"
     registry.write_text(_registry(backends), encoding="utf-8")
-    for source in (registry, KERNELS / "tools" / "check.c", KERNELS / "tools" / "pack.c"):
+    for source in (registry, *(KERNELS / "tools" / name for name in DRIVER)):
         target = folder / f"{source.stem}.o"
-        _run([cc, *COMMON_FLAGS, *position, *warn, *extra, *include, "-c", str(source), "-o", str(target)])
+        _run([cc, *COMMON_FLAGS, *warn, *extra, *include, "-c", str(source), "-o", str(target)])
         objects.append(str(target))
-    result = folder / ("check" if executable else "check.so")
-    kind = [] if executable else ["-shared"]
-    _run([cc, *kind, *extra, *objects, "-o", str(result), "-lm", "-pthread"])
+    result = folder / "check"
+    _run([cc, *extra, *objects, "-o", str(result), "-lm", "-pthread"])
     return result
 
 

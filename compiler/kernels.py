@@ -47,7 +47,7 @@ ACTIVATION_GROUP: dict[str, int] = {
 }  # fmt: skip
 
 #: int16 sums a token and group (``ACTIVATION_SUMS_*`` of ``include/activations.h``).
-ACTIVATION_SUMS: dict[int, int] = {32: 2, 256: 72}
+ACTIVATION_SUMS: dict[int, int] = {32: 2, 256: 104}
 
 #: K must be a multiple of this.
 K_MULTIPLE: dict[str, int] = {
@@ -140,11 +140,15 @@ def panel_row(fmt: str, template: str, tile: tuple[int, int], k_block: int) -> K
     )
 
 
-def shared_rows(folder: str) -> tuple[Kernel, ...]:
-    """Rows of the kernels that are not panels, with their sources in ``folder``."""
+def shared_rows(folder: str, dequantize: str | None = None) -> tuple[Kernel, ...]:
+    """Rows of the kernels that are not panels, with their sources in ``folder``.
+
+    ``dequantize``: the folder of ``dequantize_row`` if it is another.
+    """
 
     def row(op: str, fmt: str | None, name: str, stem: str) -> Kernel:
-        return Kernel(op, fmt, name, f"{folder}/{stem}.c", f"reference/{stem}.c")
+        place = dequantize if op == "dequantize_row" and dequantize else folder
+        return Kernel(op, fmt, name, f"{place}/{stem}.c", f"reference/{stem}.c")
 
     return (
         *(row("dequantize_row", f, f"dequantize_row_{f}", "dequantize_row") for f in FORMATS),

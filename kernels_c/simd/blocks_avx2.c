@@ -1,0 +1,32 @@
+/* blocks_avx2.c: what the AVX2 integer cores share. A panel of 16 rows is two ymm of 8. */
+V16 __m256i load_256(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+V16 void store_256(void *p, __m256i x) { _mm256_storeu_si256((__m256i *)p, x); }
+
+/* Four bytes (four codes, or two sums) to all lanes. */
+V16 __m256i broadcast_4(const void *p)
+{
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+
+/* 8 of 16 fp16 scales. */
+V16 __m256 half_scales(const uint16_t *d, int32_t half)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(d + 8 * half)));
+}
+
+/* Rows 8*half .. +7 of bytes x and y as int16 pairs (x, y), unsigned or signed. */
+V16 __m256i pairs_u8(__m128i x, __m128i y, int32_t half)
+{
+    return _mm256_cvtepu8_epi16(half ? _mm_unpackhi_epi8(x, y) : _mm_unpacklo_epi8(x, y));
+}
+
+V16 __m256i pairs_i8(__m128i x, __m128i y, int32_t half)
+{
+    return _mm256_cvtepi8_epi16(half ? _mm_unpackhi_epi8(x, y) : _mm_unpacklo_epi8(x, y));
+}
+
+/* Software prefetch distance ahead of a panel that is read once. */
+#define PREFETCH_AHEAD 2048
+V16 void prefetch(const void *p) { _mm_prefetch((const char *)p + PREFETCH_AHEAD, _MM_HINT_T0); }

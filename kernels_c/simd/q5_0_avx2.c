@@ -1,0 +1,119 @@
+/* q5_0_avx2.c: Q5_0 panels with AVX2.
+ *
+ * As for Q6_K: unsigned codes, an int16 sum that starts from -16 times the sum of its activations,
+ * and so holds, modulo 2^16, the 16 products of (code - 16) of a block of 32. */
+_Static_assert(2 * 31 * 127 <= INT16_MAX, "maddubs of Q5_0 codes does not saturate");
+_Static_assert(16 * 16 * 127 <= INT16_MAX, "a block of Q5_0 fits in int16");
+
+typedef struct {
+    uint8_t q[8][64];
+} q5_0_block;
+#define Q5_0_EXPANDED 16          /* blocks expanded at a time */
+_Static_assert(Q5_0_EXPANDED * sizeof(q5_0_block) <= PANEL_SCRATCH, "expanded Q5_0 blocks fit in scratch");
+
+/* Chunks c and c + 4, rows 8*half .. +7; c a constant. */
+V16 void q5_0_codes(const packed_q5_0 *b, int32_t c, int32_t half, __m256i *low, __m256i *high)
+{
+    __m256i nibble = _mm256_set1_epi8(15), bit = _mm256_set1_epi8(16);
+    __m256i q = load_256(b->q[c] + 32 * half), h = load_256(b->high + 32 * half);
+    __m256i top = c == 0 ? h : _mm256_srli_epi16(h, c);
+    *low = _mm256_or_si256(_mm256_and_si256(q, nibble), _mm256_and_si256(_mm256_slli_epi16(h, 4 - c), bit));
+    *high = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(q, 4), nibble), _mm256_and_si256(top, bit));
+}
+
+V16 void q5_0_expand(const packed_q5_0 *b, q5_0_block *out)
+{
+#pragma GCC unroll 4
+    for (int32_t c = 0; c < 4; ++c)
+        for (int32_t half = 0; half < 2; ++half) {
+            __m256i low, high;
+            q5_0_codes(b, c, half, &low, &high);
+            store_256(out->q[c] + 32 * half, low);
+            store_256(out->q[c + 4] + 32 * half, high);
+        }
+}
+
+V16 void q5_0_add(float *acc, int32_t half, float da, __m256i sums, __m256 d)
+{
+    __m256i products = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+    __m256 both = _mm256_mul_ps(d, _mm256_set1_ps(da));
+    _mm256_storeu_ps(acc + 8 * half,
+                     _mm256_fmadd_ps(both, _mm256_cvtepi32_ps(products), _mm256_loadu_ps(acc + 8 * half)));
+}
+
+V16 __m256i q5_0_offset(const int16_t *sums) { return _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(broadcast_4(sums), 4)); }
+
+V16 void q5_0_tile(const q5_0_block *block, const uint16_t *d, int32_t blocks, int32_t tokens,
+                   const activations *a, int32_t first, int32_t t0, float *acc)
+{
+    for (int32_t b = 0; b < blocks; ++b) {
+        int64_t at = (int64_t)(first + b) * a->n_tokens + t0;
+        const int8_t *codes = a->codes + at * 32;
+        __m256i part[4][2];
+#pragma GCC unroll 4
+        for (int32_t t = 0; t < tokens; ++t)
+            part[t][0] = part[t][1] = q5_0_offset(a->sums + (at + t) * ACTIVATION_SUMS_32);
+#pragma GCC unroll 8
+        for (int32_t c = 0; c < 8; ++c) {
+            __m256i w0 = load_256(block[b].q[c]), w1 = load_256(block[b].q[c] + 32);
+#pragma GCC unroll 4
+            for (int32_t t = 0; t < tokens; ++t) {
+                __m256i x = broadcast_4(codes + t * 32 + c * 4);
+                part[t][0] = _mm256_add_epi16(part[t][0], _mm256_maddubs_epi16(w0, x));
+                part[t][1] = _mm256_add_epi16(part[t][1], _mm256_maddubs_epi16(w1, x));
+            }
+        }
+        for (int32_t half = 0; half < 2; ++half) {
+            __m256 scale = half_scales(d + b * 16, half);
+#pragma GCC unroll 4
+            for (int32_t t = 0; t < tokens; ++t)
+                q5_0_add(acc + t * 16, half, a->scales[at + t], part[t][half], scale);
+        }
+    }
+}
+
+V16 void q5_0_direct(const packed_q5_0 *b, const uint16_t *d, const int8_t *codes, const int16_t *sums,
+                     float da, float *acc)
+{
+    for (int32_t line = 0; line < 5; ++line)
+        prefetch((const uint8_t *)b + 64 * line);
+    for (int32_t half = 0; half < 2; ++half) {
+        __m256i part = q5_0_offset(sums);
+#pragma GCC unroll 4
+        for (int32_t c = 0; c < 4; ++c) {
+            __m256i low, high;
+            q5_0_codes(b, c, half, &low, &high);
+            __m256i p0 = _mm256_maddubs_epi16(low, broadcast_4(codes + c * 4));
+            __m256i p1 = _mm256_maddubs_epi16(high, broadcast_4(codes + 16 + c * 4));
+            part = _mm256_add_epi16(part, _mm256_add_epi16(p0, p1));
+        }
+        q5_0_add(acc, half, da, part, half_scales(d, half));
+    }
+}
+
+V16 void q5_0_panel(const uint8_t *panel, int32_t k, const activations *a, int32_t t0, int32_t nt,
+                    float *acc, uint8_t *scratch)
+{
+    const uint16_t *d = (const uint16_t *)panel;
+    const packed_q5_0 *block = (const packed_q5_0 *)(panel + PANEL_HEAD(k / 32));
+    q5_0_block *expanded = (q5_0_block *)scratch;
+    memset(acc, 0, sizeof(float) * 16 * (size_t)nt);
+    for (int32_t first = 0; first < k / 32; first += Q5_0_EXPANDED) {
+        int32_t blocks = k / 32 - first < Q5_0_EXPANDED ? k / 32 - first : Q5_0_EXPANDED;
+        if (nt == 1) {
+            for (int32_t b = first; b < first + blocks; ++b) {
+                int64_t at = (int64_t)b * a->n_tokens + t0;
+                q5_0_direct(block + b, d + b * 16, a->codes + at * 32, a->sums + at * ACTIVATION_SUMS_32,
+                            a->scales[at], acc);
+            }
+            continue;
+        }
+        for (int32_t b = 0; b < blocks; ++b)
+            q5_0_expand(block + first + b, expanded + b);
+        int32_t t = 0;
+        for (; t + Q5_0_TOKENS <= nt; t += Q5_0_TOKENS)
+            q5_0_tile(expanded, d + first * 16, blocks, Q5_0_TOKENS, a, first, t0 + t, acc + t * 16);
+        for (; t < nt; ++t)
+            q5_0_tile(expanded, d + first * 16, blocks, 1, a, first, t0 + t, acc + t * 16);
+    }
+}

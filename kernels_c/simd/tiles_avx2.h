@@ -1,0 +1,5 @@
+/* tiles_avx2.h: tokens that a panel kernel holds in registers at a time. */
+#define Q4_K_TOKENS 4
+#define Q6_K_TOKENS 4
+#define Q8_0_TOKENS 3
+#define Q5_0_TOKENS 4
