@@ -1,7 +1,7 @@
 """``weights.bin``: a model's tensors, quantized and packed for the kernels, streamed into a file.
 
-Rows go through in pieces of about a million weights: read, widened to float32, encoded, packed, written
-at their place. Two threads each hold one piece, so memory stays small whatever the model's size. The bytes
+Rows go through in pieces: read, widened to float32, encoded, packed, written at their place. Each thread
+holds one piece, so memory stays small whatever the model's size. The bytes
 depend on the model, the layout and the importance matrix alone, not on the number of threads.
 """
 
@@ -10,26 +10,20 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from compiler.graph import Graph
 from compiler.kernels import PANEL_ROWS, packed_bytes, panel_bytes
-from compiler.model.description import ModelDescription, Tensor
+from compiler.model.description import ModelDescription
 from compiler.model.reader import Rows, open_rows
 from compiler.passes.layout import PAGE, matrices, round_up
 from compiler.quantize import encode
-from compiler.quantize.formats import FORMATS
-from compiler.quantize.formats.block import Bytes, Floats
 from compiler.quantize.imatrix import ImportanceMatrix
+from compiler.quantize.stream import Piece, matrix_rows, ordered_map, pieces
 from runtime.bundle import store
 from runtime.bundle.plan import canonical_json
-
-#: Weights a piece holds, about.
-PIECE_WEIGHTS = 1 << 20
 
 #: Called with (bytes written, bytes in all, name of the tensor) as pieces are written.
 Progress = Callable[[int, int, str], None]
@@ -124,24 +118,22 @@ def write_weights(
     total = weights_size(tensors)
     payload = sum(tensor.nbytes for tensor in tensors)
     encode.library()  # built before any thread wants it
-    written = 0
+    targets = {tensor.name: tensor for tensor in tensors}
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             if total:
                 os.posix_fallocate(file, 0, total)
-            with open_rows(model) as rows, ThreadPoolExecutor(threads, "weights") as pool:
-                waiting: deque[Future[tuple[str, int]]] = deque()
-                try:
-                    for piece in _pieces(model, tensors, importance):
-                        waiting.append(pool.submit(_write_piece, rows, piece, file))
-                        if len(waiting) > 2 * threads:
-                            written = _report(waiting.popleft(), written, payload, progress)
-                    while waiting:
-                        written = _report(waiting.popleft(), written, payload, progress)
-                finally:
-                    for future in waiting:
-                        future.cancel()
+            with open_rows(model) as rows:
+
+                def write(piece: Piece) -> tuple[str, int]:
+                    return piece.tensor.name, _write_piece(rows, piece, targets[piece.tensor.name], file)
+
+                written = 0
+                for name, count in ordered_map(write, _pieces(model, tensors, importance), threads):
+                    written += count
+                    if progress is not None:
+                        progress(written, payload, name)
                 rows.check_unchanged()
         finally:
             os.close(file)
@@ -149,73 +141,28 @@ def write_weights(
         raise store.file_error(cause, path) from cause
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Rows [begin, end) of one matrix of a tensor's stack, and where their packed form goes."""
-
-    source: Tensor
-    target: PackedTensor
-    matrix: int
-    begin: int
-    end: int
-    offset: int
-    importance: Floats | None
-
-
 def _pieces(
     model: ModelDescription, tensors: Sequence[PackedTensor], importance: ImportanceMatrix | None
-) -> Iterator[_Piece]:
+) -> Iterator[Piece]:
     for target in tensors:
         source = model.tensors[target.name]
-        if math.prod(source.shape) != target.stack * target.rows * target.k or source.shape[-1] != target.k:
+        shape = (math.prod(source.shape[:-2]), matrix_rows(source), source.shape[-1])
+        if shape != (target.stack, target.rows, target.k):
             raise ValueError(f"{target.name} is {source.shape} in the file, {target} in the layout")
-        columns = importance.for_tensor(source) if importance is not None and target.panels else None
-        step = max(PANEL_ROWS, PIECE_WEIGHTS // target.k // PANEL_ROWS * PANEL_ROWS)
-        for matrix in range(target.stack):
-            at = target.offset + matrix * (target.nbytes // target.stack)
-            for begin in range(0, target.rows, step):
-                skipped = begin * 4 * target.k
-                if target.panels:
-                    skipped = begin // PANEL_ROWS * panel_bytes(target.format, target.k)
-                yield _Piece(
-                    source,
-                    target,
-                    matrix,
-                    begin,
-                    min(begin + step, target.rows),
-                    at + skipped,
-                    None if columns is None else columns[matrix],
-                )
+        yield from pieces(source, importance if target.panels else None)
 
 
-def _write_piece(rows: Rows, piece: _Piece, file: int) -> tuple[str, int]:
-    """Reads, encodes, packs and writes one piece; its tensor's name and bytes written."""
-    target = piece.target
-    first = piece.matrix * target.rows
-    raw = rows(piece.source, first + piece.begin, first + piece.end)
-    blocks = encode_rows(raw, piece.source, target.format, piece.importance, first + piece.begin)
-    data = encode.pack(blocks, target.format, target.k) if target.panels else blocks.reshape(-1)
-    view, offset = data.data, 0
-    while offset < len(view):
-        offset += os.pwrite(file, view[offset:], piece.offset + offset)
-    return target.name, len(view)
-
-
-def encode_rows(
-    raw: Bytes, source: Tensor, format: str, importance: Floats | None = None, begin: int = 0
-) -> Bytes:
-    """Rows as the file holds them → rows of blocks of ``format``; the same bytes if they are of that type.
-
-    ``begin`` is the first row's number, for errors.
-    """
-    if source.type == format and FORMATS[format].quantized:
-        return raw
-    x = encode.widen(raw, source)
-    return encode.encode(x, format, importance, name=source.name, begin=begin)
-
-
-def _report(future: Future[tuple[str, int]], written: int, payload: int, progress: Progress | None) -> int:
-    name, count = future.result()
-    if progress is not None:
-        progress(written + count, payload, name)
-    return written + count
+def _write_piece(rows: Rows, piece: Piece, target: PackedTensor, file: int) -> int:
+    """Reads, encodes, packs and writes one piece; bytes written."""
+    at = target.offset + piece.matrix * (target.nbytes // target.stack)
+    blocks = piece.encode(piece.read(rows), target.format)
+    if target.panels:
+        data = encode.pack(blocks, target.format, target.k)
+        at += piece.begin // PANEL_ROWS * panel_bytes(target.format, target.k)
+    else:
+        data = blocks.reshape(-1)
+        at += piece.begin * 4 * target.k
+    view, done = data.data, 0
+    while done < len(view):
+        done += os.pwrite(file, view[done:], at + done)
+    return done

@@ -14,7 +14,7 @@ from compiler import weights
 from compiler.kernels import panel_bytes
 from compiler.model.reader import read_model
 from compiler.packing import pack_panel
-from compiler.quantize import encode
+from compiler.quantize import encode, stream
 from compiler.quantize.formats import FORMATS
 from compiler.quantize.imatrix import ImportanceMatrix
 from compiler.weights import PackedTensor, weights_key, weights_size, write_weights
@@ -50,7 +50,7 @@ def blocks_of(data: bytes, tensor: PackedTensor, matrix: int, source: np.ndarray
 
 @pytest.fixture(params=[1 << 20, 700])
 def piece_weights(request, monkeypatch) -> int:
-    monkeypatch.setattr(weights, "PIECE_WEIGHTS", request.param)
+    monkeypatch.setattr(stream, "PIECE_WEIGHTS", request.param)
     return request.param
 
 
@@ -104,14 +104,14 @@ def test_bytes_are_the_same_for_any_number_of_threads_and_pieces(tmp_path: Path,
     tensors = place(("a", "q4_k", 1, 200, 512, True), ("b", "q6_k", 1, 64, 256, True))
     results = set()
     for threads, piece in ((1, 1 << 20), (2, 5000), (3, 1)):
-        monkeypatch.setattr(weights, "PIECE_WEIGHTS", piece)
+        monkeypatch.setattr(stream, "PIECE_WEIGHTS", piece)
         write_weights(model, tensors, tmp_path / "w", threads=threads)
         results.add((tmp_path / "w").read_bytes())
     assert len(results) == 1
 
 
 def test_progress_ends_at_the_whole(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(weights, "PIECE_WEIGHTS", 4096)
+    monkeypatch.setattr(stream, "PIECE_WEIGHTS", 4096)
     model = read_model(write_gguf(tmp_path / "m.gguf", {"a": (gaussian(64, 512), "f16")}))
     tensors = place(("a", "q8_0", 1, 64, 512, True))
     heard: list[tuple[int, int, str]] = []
@@ -123,7 +123,7 @@ def test_progress_ends_at_the_whole(tmp_path: Path, monkeypatch):
 
 
 def test_a_bad_weight_names_its_tensor_and_place(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(weights, "PIECE_WEIGHTS", 512 * 16)
+    monkeypatch.setattr(stream, "PIECE_WEIGHTS", 512 * 16)
     experts = gaussian(2, 40, 512)
     experts[1, 33, 4] = np.nan
     model = read_model(write_gguf(tmp_path / "m.gguf", {"blk.0.x": (experts, "f32")}))
