@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from runtime.errors import EngineError
@@ -78,7 +78,7 @@ def progress_bars(enabled: bool = True) -> Iterator[Progress | None]:
         yield show
 
 
-def table(rows: list[tuple[str, ...]], header: tuple[str, ...] | None = None) -> str:
+def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...] | None = None) -> str:
     """Rows as aligned columns of plain text."""
     lines = [header, *rows] if header else rows
     widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))] if lines else []

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from runtime.engine.loop import Engine
     from runtime.engine.types import Request, StopReason, TokenEvent
 
+    #: Gives the prompt's ids, and the texts that end an answer to it.
+    PromptSource = Callable[[Engine], tuple[Sequence[int], Sequence[str]]]
+
 _PLAN = "Plan"
 _PROMPT = "Prompt"
 _LIMITS = "Limits and sampling (instead of the plan's)"
@@ -154,7 +157,7 @@ def run(
 
 def execute(
     bundle: Bundle,
-    say: Callable[[Engine], Sequence[int]],
+    say: PromptSource,
     limits: dict[str, Any],
     sampling: dict[str, Any],
     threads: int | None,
@@ -176,7 +179,8 @@ def execute(
     tokenizer = Tokenizer.from_bundle(bundle)
     engine = Engine(Executable.open(bundle, plan.execution.threads, machine=machine), tokenizer)
     try:
-        request = replace(request_of_plan(plan, say(engine), stop=stop), ignore_eos=ignore_eos)
+        ids, stops = say(engine)
+        request = replace(request_of_plan(plan, ids, stop=(*stop, *stops)), ignore_eos=ignore_eos)
         return run_request(engine, plan, request, stream, quiet)
     finally:
         engine.close()
@@ -243,19 +247,18 @@ def finish(report: Report, as_json: bool) -> None:
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def prompt_source(
-    prompt: str | None, prompt_file: Path | None, messages: Path | None
-) -> Callable[[Engine], Sequence[int]]:
-    """How to get the prompt's ids once a tokenizer is there; reads files now, so that errors come early."""
+def prompt_source(prompt: str | None, prompt_file: Path | None, messages: Path | None) -> PromptSource:
+    """How to get the prompt once a tokenizer is there; reads files now, so that errors come early."""
     if sum(source is not None for source in (prompt, prompt_file, messages)) > 1:
         raise _usage("give one of --prompt, --prompt-file and --messages", None)
     if messages is not None:
         conversation = read_messages(messages)
 
-        def render(engine: Engine) -> Sequence[int]:
-            from runtime.engine.chat import encode_chat
+        def render(engine: Engine) -> tuple[Sequence[int], Sequence[str]]:
+            from runtime.engine.chat import chat_prompt
 
-            return encode_chat(engine.tokenizer, conversation)
+            prompt = chat_prompt(engine.tokenizer, conversation)
+            return prompt.ids, prompt.stops
 
         return render
     if prompt is not None:
@@ -266,7 +269,7 @@ def prompt_source(
         text = sys.stdin.read()
     else:
         raise _usage("there is no prompt", "engine run PLAN --prompt TEXT")
-    return lambda engine: engine.tokenizer.encode(text)
+    return lambda engine: (engine.tokenizer.encode(text), ())
 
 
 def read_messages(path: Path) -> list[dict[str, Any]]:

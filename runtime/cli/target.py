@@ -51,6 +51,14 @@ def _bundled(name: str) -> Path:
     return folder / f"{name.removesuffix('.yaml')}.yaml"
 
 
+def remember_compiled(plan: str, bundle: Path) -> None:
+    """Notes which bundle a plan's file or name led to, for the next run of it."""
+    path = Path(plan).expanduser()
+    key = shortcut.key_of_file(path if path.is_file() else _bundled(plan))
+    if key is not None:
+        shortcut.remember(key, bundle, model_files(plan))
+
+
 def _of_plan(plan: str | dict[str, Any], key: str | None, quiet: bool) -> Bundle:
     if key is not None and (known := shortcut.recall(key)) is not None:
         try:
