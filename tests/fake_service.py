@@ -72,12 +72,22 @@ class FakeTokenizer:
         return bytes([token]) if token < 256 else b""
 
 
+@dataclass(frozen=True)
+class FakePrompt:
+    text: str
+    ids: tuple[int, ...]
+    stops: tuple[str, ...] = ()
+
+
 class FakeTemplate:
     source = "{# fake #}"
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+    def prompt(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+    ) -> FakePrompt:
         text = "".join(f"<{m['role']}>{m['content']}\n" for m in messages)
-        return text + ("<assistant>" if add_generation_prompt else "")
+        text += "<assistant>" if add_generation_prompt else ""
+        return FakePrompt(text, tuple(FakeTokenizer().encode(text)))
 
 
 @dataclass

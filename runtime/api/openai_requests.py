@@ -46,7 +46,7 @@ def chat_spec(service: Service, body: Mapping[str, Any]) -> RunSpec:
             path="max_tokens",
             hint="max_completion_tokens is the newer name; give one of them",
         )
-    prompt = bundle.template.render(messages_of(body), add_generation_prompt=True)
+    prompt = bundle.template.prompt(messages_of(body))
     return _spec(
         service,
         bundle,
@@ -54,7 +54,12 @@ def chat_spec(service: Service, body: Mapping[str, Any]) -> RunSpec:
         max_tokens=count if count is not None else body.get("max_tokens"),
         logprobs=(body.get("top_logprobs") or 0) if body.get("logprobs") else None,
         make=lambda plan, rest: make_spec(
-            bundle, plan, prompt=prompt, parse_special=True, kind="chat", **rest
+            bundle,
+            plan,
+            prompt=prompt.text,
+            prompt_ids=prompt.ids,
+            kind="chat",
+            **{**rest, "stop": (*rest["stop"], *prompt.stops)},
         ),
     )
 
@@ -85,7 +90,7 @@ def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     for message in body["messages"]:
         content = message["content"]
         if not isinstance(content, str):
-            content = "".join(part["text"] for part in content)
+            content = "\n".join(part["text"] for part in content)
         role = "system" if message["role"] == "developer" else message["role"]
         messages.append({**message, "role": role, "content": content})
     return messages

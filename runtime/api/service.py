@@ -73,7 +73,15 @@ class Service:
                 path="model",
                 allowed=", ".join(info.name for info in infos) or None,
             )
-        return self.plane.bundle(match_bundle(infos, model, **execution).name)
+        try:
+            return self.plane.bundle(match_bundle(infos, model, **execution).name)
+        except EngineError as error:
+            if error.code == "plan_not_compiled" and self.proposals is not None:
+                wanted = execution.get("backend"), execution.get("quantization")
+                if (command := self.proposals.command_for(model, *wanted)) is not None:
+                    name = command.rpartition(" ")[2]
+                    error.hint = f"compile it and serve it: {command} && engine serve {name}"
+            raise
 
     def override(self, bundle: ServedBundle, **wishes: Any) -> tuple[Any, tuple[str, ...]]:
         """The bundle's plan with a request's wishes in it, and notes; see :func:`overridden`."""

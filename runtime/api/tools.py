@@ -60,11 +60,11 @@ async def apply_template(request: Request) -> Response:
     body = await read_json(request, "apply_template_request", max_bytes=service.settings.max_body_bytes)
     template = service.bundle(body.get("model")).template
     prompt = await asyncio.to_thread(
-        lambda: template.render(
+        lambda: template.prompt(
             messages_of(body), add_generation_prompt=body.get("add_generation_prompt", True)
         )
     )
-    return JSONResponse({"prompt": prompt})
+    return JSONResponse({"prompt": prompt.text})
 
 
 async def props(request: Request) -> Response:

@@ -116,6 +116,20 @@ class Proposals:
             available_bytes=machine.memory_available,
         )
 
+    def command_for(self, model: str, backend: str | None, quantization: str | None) -> str | None:
+        """The command that compiles a plan that comes with the engine and would fit, if one does."""
+        from compiler.plan import bundled_plans, load_plan
+
+        for name, path in bundled_plans().items():
+            plan = load_plan(path)
+            if (
+                model in (name, plan.model_label)
+                and backend in (None, plan.backend)
+                and quantization in (None, plan.recipe)
+            ):
+                return f"engine compile {name}"
+        return None
+
     def compile_and_serve(self, proposal: Proposal, most: int) -> BundleInfo:
         """Compiles a proposal and takes it into service; one at a time.
 

@@ -138,7 +138,7 @@ def make_spec(
         if len(prompt) > 64 * context + 4096:  # no token stands for so much: spare the tokenizer
             raise _too_long(f"at least {len(prompt) // 64}", context)
         prompt_ids = bundle.tokenizer.encode(prompt, True, parse_special)
-        # A chat template may write the beginning-of-sequence token that the tokenizer adds.
+        # A prompt made by hand may hold the beginning-of-sequence token that the tokenizer adds.
         bos = bundle.tokenizer.bos_id
         if bos is not None and list(prompt_ids[:2]) == [bos, bos]:
             prompt_ids = prompt_ids[1:]

@@ -37,15 +37,29 @@ class TokenizerLike(Protocol):
         """The bytes a token stands for; not always whole UTF-8 characters."""
 
 
+class ChatPromptLike(Protocol):
+    """A rendered conversation (:class:`runtime.engine.chat.ChatPrompt`)."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def ids(self) -> tuple[int, ...]: ...
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end an answer beside the end-of-generation tokens."""
+
+
 class ChatTemplateLike(Protocol):
     """The bundle's chat template, or the documented fallback."""
 
     @property
     def source(self) -> str:
-        """The template's text, empty for the fallback."""
+        """The template's text."""
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
-        """Errors: ``chat_template_error`` and others, as EngineError."""
+    def prompt(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+    ) -> ChatPromptLike:
+        """Errors: ``invalid_messages``, ``chat_template_…``."""
 
 
 @dataclass(frozen=True)

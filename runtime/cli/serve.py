@@ -1,0 +1,217 @@
+"""``engine serve``: plans behind the HTTP API."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runtime.cli.output import note
+from runtime.errors import EXIT_USAGE, EngineError
+
+if TYPE_CHECKING:
+    from runtime.control.plane import ControlPlane
+
+_NETWORK = "Network and safety"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+#: A shorter switch interval lets the thread that runs steps take the interpreter back at once.
+SWITCH_SECONDS = 0.0005
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command ``serve``."""
+    app.command()(serve)
+
+
+def serve(
+    plans: Annotated[
+        list[str],
+        typer.Argument(metavar="PLAN...", help="Plans or bundles; each is compiled if it is not yet."),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_NETWORK)] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, rich_help_panel=_NETWORK)] = 8080,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the bearer key (or set ENGINE_API_KEY); required beyond loopback.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name in the Host header to accept.", rich_help_panel=_NETWORK),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Pages of this origin may call (https://…).", rich_help_panel=_NETWORK),
+    ] = None,
+    allow_compile: Annotated[
+        bool,
+        typer.Option(
+            "--allow-compile", help="Requests may compile proposed plans.", rich_help_panel=_NETWORK
+        ),
+    ] = False,
+    max_plans: Annotated[int, typer.Option(min=1, max=64, help="Most plans served at once.")] = 8,
+    queue: Annotated[int, typer.Option(min=1, max=100_000, help="Executions that may wait, a plan.")] = 64,
+    threads: Annotated[
+        int | None, typer.Option("--threads", "-t", min=1, help="Instead of the plans'.")
+    ] = None,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, max=3600, help="Time for executions to end after SIGTERM.")
+    ] = 30.0,
+    keep_watts: Annotated[
+        bool,
+        typer.Option(
+            "--keep-watts",
+            help="Refuse a request's max_watts where there is no meter, instead of recording it as advisory.",
+        ),
+    ] = False,
+    records: Annotated[Path | None, typer.Option(help="The file of records, instead of this user's.")] = None,
+    record_content: Annotated[
+        str, typer.Option(help="What records keep of prompts and answers: hashes, ids or text.")
+    ] = "ids",
+) -> None:
+    """Serve plans over HTTP until SIGTERM or Ctrl-C.
+
+    Loopback only, unless --host says otherwise and there is a key.
+    """
+    key = _key(api_key_file)
+    if host not in _LOOPBACK and key is None:
+        raise EngineError(
+            "key_required",
+            f"listening on {host} reaches beyond this machine",
+            path="--host",
+            hint="give --api-key-file FILE or set ENGINE_API_KEY, or listen on 127.0.0.1",
+            exit_code=EXIT_USAGE,
+        )
+    import logging
+    import sys
+
+    from runtime.api.server import Server
+    from runtime.api.service import Service, Settings
+    from runtime.api.telemetry import Telemetry
+    from runtime.control.plane import ControlPlane
+    from runtime.control.record import CONTENT
+    from runtime.control.records import RecordStore
+    from runtime.metrics.energy_probe import probe_meters
+
+    content = next((choice for choice in CONTENT if choice == record_content), None)
+    if content is None:
+        raise EngineError(
+            "invalid_option",
+            f"{record_content!r} is not a choice",
+            path="--record-content",
+            allowed=", ".join(CONTENT),
+            exit_code=EXIT_USAGE,
+        )
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    sys.setswitchinterval(SWITCH_SECONDS)
+    telemetry = Telemetry()
+    settings = Settings(
+        api_key=key,
+        allowed_hosts=(*_LOOPBACK, host, *(name.lower() for name in allow_host or ())),
+        allowed_origins=tuple(allow_origin or ()),
+        keep_watts=keep_watts,
+        allow_compile=allow_compile,
+        max_plans=max_plans,
+    )
+    with RecordStore(records, content=content) as store:
+        plane = ControlPlane(
+            records=store,
+            meter=probe_meters(),
+            queue_limit=queue,
+            settled=telemetry.settled,
+            stepped=telemetry.stepped,
+        )
+        service = Service(plane, settings, telemetry)
+        if plane.meter.reason is not None:
+            note(f"note: no energy is measured: {plane.meter.reason}")
+        Server(
+            service,
+            host=host,
+            port=port,
+            drain_seconds=drain_seconds,
+            load=lambda: _load(service, plans, threads),
+            announce=lambda url: note(f"listening on {url}"),
+        ).run()
+    note("stopped")
+
+
+def _load(service: object, plans: list[str], threads: int | None) -> None:
+    """Opens the plans in order, compiling those that are not compiled, and takes proposals."""
+    from runtime.api.service import Service
+    from runtime.bundle.reader import open_bundle
+    from runtime.cli.target import bundle_of
+    from runtime.control.loading import load_bundle
+    from runtime.control.proposals import Proposals
+
+    assert isinstance(service, Service)
+    plane = service.plane
+    for target in plans:
+        note(f"loading {target}")
+        bundle = load_bundle(bundle_of(target), threads=threads)
+        plane.serve(bundle)
+        limits = bundle.engine.limits
+        note(
+            f"serving {bundle.info.name}: {bundle.info.quantization} on {bundle.info.backend}, "
+            f"{limits.slots} slots of {limits.context} tokens"
+        )
+    service.proposals = Proposals(
+        plane,
+        _models(plane, plans),
+        lambda path: load_bundle(open_bundle(path), threads=threads),
+    )
+    note("ready")
+
+
+def _models(plane: ControlPlane, plans: list[str]) -> dict[str, Path]:
+    """The served models' names with their files, for proposals; nothing for bundles given as folders."""
+    found: dict[str, Path] = {}
+    try:
+        from compiler.plan import load_plan, locate_model
+    except ImportError:  # a machine that only runs bundles
+        return found
+    by_name = {info.name: info for info in plane.infos()}
+    for target in plans:
+        try:
+            plan = load_plan(target)
+            path = locate_model(plan)
+        except EngineError:
+            continue
+        info = by_name.get(plan.name)
+        for label in (*(info.labels if info is not None else ()), plan.model_label):
+            found.setdefault(label, path)
+    return found
+
+
+def _key(path: Path | None) -> str | None:
+    """The bearer key from a file or ENGINE_API_KEY; never from the command line, which others can read."""
+    if path is None:
+        text = os.environ.get("ENGINE_API_KEY")
+        source = "ENGINE_API_KEY"
+    else:
+        source = str(path)
+        try:
+            text = path.read_text()
+        except OSError as cause:
+            raise EngineError(
+                "key_unreadable",
+                f"the key cannot be read: {cause.strerror}",
+                path=source,
+                exit_code=EXIT_USAGE,
+            ) from cause
+    if text is None:
+        return None
+    key = text.strip()
+    if len(key) < 16 or not key.isascii() or not key.isprintable() or " " in key:
+        raise EngineError(
+            "key_weak",
+            "the key is too short or holds blanks",
+            path=source,
+            allowed="16 or more printable ASCII characters without blanks",
+            hint="openssl rand -hex 32 makes one",
+            exit_code=EXIT_USAGE,
+        )
+    return key
