@@ -229,7 +229,10 @@ class RecordStore:
             if not self._is_ours(db):
                 db.close()
                 raise EngineError(
-                    "records_damaged", "the file is another program's database", path=str(self.path)
+                    "records_damaged",
+                    "the file is another program's database",
+                    path=str(self.path),
+                    exit_code=EXIT_MACHINE,
                 )
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
