@@ -8,8 +8,11 @@
 #define ENGINE_LANES_H
 #include <stdint.h>
 #include <string.h>
-#if defined(__AVX__)
-#include <immintrin.h>
+/* Builtins rather than <immintrin.h>, which takes the compiler longer to read than all the rest. */
+#if defined(__has_builtin)
+#if defined(__AVX__) && __has_builtin(__builtin_shufflevector) && __has_builtin(__builtin_ia32_roundps256)
+#define LANES_AVX
+#endif
 #endif
 
 #define LANES 8
@@ -31,16 +34,13 @@ static inline lanes pick(mask where, lanes yes, lanes no)
 
 static inline lanes magnitude(lanes v) { return (lanes)((mask)v & 0x7fffffff); }
 
-#if defined(__AVX__)
+#if defined(LANES_AVX)
 static inline lanes clamp(lanes v, lanes low, lanes high)
 {
-    return (lanes)_mm256_min_ps(_mm256_max_ps((__m256)v, (__m256)low), (__m256)high);
+    return __builtin_ia32_minps256(__builtin_ia32_maxps256(v, low), high);
 }
-/* To the nearest integer, ties to even. */
-static inline lanes nearest(lanes v)
-{
-    return (lanes)_mm256_round_ps((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
+/* To the nearest integer, ties to even, without exceptions. */
+static inline lanes nearest(lanes v) { return __builtin_ia32_roundps256(v, 8); }
 #else
 static inline lanes clamp(lanes v, lanes low, lanes high)
 {
@@ -120,25 +120,25 @@ static inline float sum_of(lanes v)
     return two[0] + two[1];
 }
 
-#if defined(__AVX__)
+#if defined(LANES_AVX)
 static inline void transpose8(const float *const from[LANES], int i, lanes *out)
 {
-    __m256 r[8], t[8];
+    lanes r[8], t[8];
     for (int l = 0; l < 8; l++)
-        r[l] = _mm256_loadu_ps(from[l] + i);
+        memcpy(&r[l], from[l] + i, sizeof r[l]);
     for (int l = 0; l < 8; l += 2) {
-        t[l] = _mm256_unpacklo_ps(r[l], r[l + 1]);
-        t[l + 1] = _mm256_unpackhi_ps(r[l], r[l + 1]);
+        t[l] = __builtin_shufflevector(r[l], r[l + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        t[l + 1] = __builtin_shufflevector(r[l], r[l + 1], 2, 10, 3, 11, 6, 14, 7, 15);
     }
     for (int l = 0; l < 8; l += 4) {
-        r[l] = _mm256_shuffle_ps(t[l], t[l + 2], 0x44);
-        r[l + 1] = _mm256_shuffle_ps(t[l], t[l + 2], 0xee);
-        r[l + 2] = _mm256_shuffle_ps(t[l + 1], t[l + 3], 0x44);
-        r[l + 3] = _mm256_shuffle_ps(t[l + 1], t[l + 3], 0xee);
+        r[l] = __builtin_shufflevector(t[l], t[l + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        r[l + 1] = __builtin_shufflevector(t[l], t[l + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        r[l + 2] = __builtin_shufflevector(t[l + 1], t[l + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+        r[l + 3] = __builtin_shufflevector(t[l + 1], t[l + 3], 2, 3, 10, 11, 6, 7, 14, 15);
     }
     for (int l = 0; l < 4; l++) {
-        out[l] = (lanes)_mm256_permute2f128_ps(r[l], r[l + 4], 0x20);
-        out[l + 4] = (lanes)_mm256_permute2f128_ps(r[l], r[l + 4], 0x31);
+        out[l] = __builtin_shufflevector(r[l], r[l + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        out[l + 4] = __builtin_shufflevector(r[l], r[l + 4], 4, 5, 6, 7, 12, 13, 14, 15);
     }
 }
 #else
