@@ -1,13 +1,17 @@
 """Models from a Hugging Face hub: which file of a repository, and fetching it.
 
 ``hf:owner/repo``, ``hf:owner/repo:file.gguf`` or ``hf:owner/repo:Q4_K_M``. Fetching is
-``huggingface_hub``'s: resumable, into its standard cache, with ``HF_TOKEN``,
-``HF_ENDPOINT``, ``HF_HOME`` and ``HF_HUB_CACHE`` as everywhere.
+``huggingface_hub``'s, into its standard cache, with ``HF_TOKEN``, ``HF_ENDPOINT``,
+``HF_HOME`` and ``HF_HUB_CACHE`` as everywhere. The library's own downloads begin anew
+in another process; a model is large, so ours are kept beside the cache's blobs under a
+name that does not change, and go on where they stopped.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +36,8 @@ _COMPANIONS = re.compile(r"(?:^|[-._/])(?:mmproj|imatrix)(?:$|[-._/])", re.IGNOR
 #: Which encoding is taken where none is named. Unquantized first, since a plan
 #: quantizes to what it wants; bf16 before f16, because it is what models are trained in.
 PREFERENCE = ("BF16", "F16", "F32", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")
+
+_LARGEST_PLAIN_DOWNLOAD = 50 * 10**9
 
 
 @dataclass(frozen=True)
@@ -118,20 +124,68 @@ def choose_model(repo: str, files: Sequence[str], choice: str | None) -> RemoteM
 def pull_model(reference: str, revision: str | None = None) -> PulledModel:
     """Fetches a model into the hub's cache; what is there already is not fetched again.
 
-    The revision is pinned to a commit before anything is fetched, and each file's SHA-256
-    is compared with the hub's. Raises ``hub_error`` and its kin.
+    The revision is pinned to a commit before anything is fetched, and nothing enters
+    the cache whose SHA-256 is not the hub's. Raises ``hub_error`` and its kin,
+    ``download_damaged``, or what :func:`choose_model` raises.
     """
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi
 
     repo, choice = parse_reference(reference)
     with _hub_errors(repo):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
         siblings = {item.rfilename: item for item in info.siblings or ()}
         model = choose_model(repo, list(siblings), choice)
-        paths = [Path(hf_hub_download(repo, name, revision=info.sha)) for name in model.files]
-    for name, path in zip(model.files, paths, strict=True):
-        _check_digest(path, siblings[name])
+        paths = [_fetch(repo, name, str(info.sha), _lfs_digest(siblings[name])) for name in model.files]
     return PulledModel(paths[0], f"hf:{repo}:{model.files[0]}@{info.sha}")
+
+
+def _fetch(repo: str, name: str, commit: str, digest: str | None) -> Path:
+    """One file in the cache, fetched if it is not there."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import try_to_load_from_cache as cached
+    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    if isinstance(found := cached(repo, name, revision=commit), str):
+        return Path(found)
+    url, headers = hf_hub_url(repo, name, revision=commit), build_hf_headers()
+    metadata = get_hf_file_metadata(url, headers=headers)
+    etag, size = metadata.etag or "", metadata.size
+    # Without a usable name and size there is nothing to go on with later; beyond the size
+    # that plain HTTP serves, the library has means of its own.
+    if re.fullmatch(r"[A-Za-z0-9]{16,128}", etag) and size is not None and size <= _LARGEST_PLAIN_DOWNLOAD:
+        folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
+        folder.mkdir(parents=True, exist_ok=True)
+        _fetch_blob(url, headers, folder / etag, size, digest)
+    # With its blob in place this only links the file's name to it.
+    return Path(hf_hub_download(repo, name, revision=commit))
+
+
+def _fetch_blob(url: str, headers: dict[str, str], blob: Path, size: int, digest: str | None) -> None:
+    """Fetches ``url`` into ``blob``, beginning where an earlier attempt stopped."""
+    from huggingface_hub.file_download import http_get
+
+    partial = blob.with_name(f"{blob.name}.engine-partial")
+    with partial.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # a second pull of the same file waits, then finds it
+        if blob.exists():
+            partial.unlink(missing_ok=True)
+            return
+        if file.tell() > size:
+            file.truncate(0)
+        file.seek(0, os.SEEK_END)
+        http_get(
+            url,
+            file,
+            resume_size=file.tell(),
+            headers=headers,
+            expected_size=size,
+            displayed_filename=url.rpartition("/")[2],
+        )
+        file.flush()
+        os.fsync(file.fileno())
+        _check_digest(partial, digest)
+        os.replace(partial, blob)
 
 
 def _part(name: str) -> str:
@@ -155,23 +209,24 @@ def _no_choice(code: str, message: str, models: Sequence[RemoteModel], choice: s
     )
 
 
-def _check_digest(path: Path, sibling: Any) -> None:
-    """Compares a fetched file with the SHA-256 that the hub keeps of large files."""
+def _lfs_digest(sibling: Any) -> str | None:
+    """The SHA-256 that the hub keeps of a large file, or None."""
     lfs = getattr(sibling, "lfs", None)
-    wanted = lfs.get("sha256") if isinstance(lfs, dict) else getattr(lfs, "sha256", None)
-    if not wanted:
-        return
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise file_error(error, path) from error
-    if found != wanted:
+    digest = lfs.get("sha256") if isinstance(lfs, dict) else getattr(lfs, "sha256", None)
+    return digest if isinstance(digest, str) and digest else None
+
+
+def _check_digest(path: Path, wanted: str | None) -> None:
+    """Refuses, and removes, a fetched file that is not what the hub says."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if wanted is not None and found != wanted:
+        path.unlink(missing_ok=True)
         raise EngineError(
             "download_damaged",
             f"the fetched file's SHA-256 is {found}, the hub says {wanted}",
             path=str(path),
-            hint="delete it and pull again",
+            hint="pull again; it begins anew",
             exit_code=EXIT_MODEL,
         )
 
@@ -208,7 +263,7 @@ def _hub_errors(repo: str) -> Iterator[None]:
         raise error("hub_error", _first_line(cause), "pull again: what was fetched is kept") from cause
     except Exception as cause:
         # Which exception a failing connection raises depends on the library's HTTP client.
-        if type(cause).__module__.partition(".")[0] not in ("httpx", "httpcore", "requests", "urllib3"):
+        if not type(cause).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
             raise
         raise error("hub_unreachable", _first_line(cause), "check the network and HF_ENDPOINT") from cause
 
