@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes.bundle import END, POISON, make_bundle
 
 from runtime.engine.loop import Engine, generate
 from runtime.engine.types import Limits, Phase, Request, Sampling, StopReason, TokenEvent
 from runtime.errors import EngineError
+from tests.fakes.bundle import END, POISON, make_bundle
 
 Opener = Callable[..., Engine]
 
