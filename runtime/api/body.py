@@ -81,7 +81,7 @@ def parse(data: bytes) -> Any:
             "invalid_json", "the body is nested too deeply", allowed=f"at most {MAX_DEPTH} levels"
         )
     try:
-        return json.loads(
+        value = json.loads(
             text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_int, parse_float=_float
         )
     except json.JSONDecodeError as error:
@@ -92,6 +92,12 @@ def parse(data: bytes) -> Any:
         ) from None
     except RecursionError:
         raise EngineError("invalid_json", "the body is nested too deeply") from None
+    if "\\u" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise EngineError("invalid_json", "a text holds half of a surrogate pair") from None
+    return value
 
 
 def check(body: Any, schema_name: str) -> dict[str, Any]:

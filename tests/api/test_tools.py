@@ -1,0 +1,81 @@
+"""Endpoints as llama-server users know them, Prometheus text, and the OpenAPI document."""
+
+from __future__ import annotations
+
+import jsonschema
+import pytest
+
+from runtime.api.body import SCHEMAS, schema
+from runtime.api.endpoints import ENDPOINTS
+from tests.fake_service import FakeTokenizer
+
+
+def test_tokenize_and_back(client):
+    ids = FakeTokenizer().encode("Olá", add_special=False)
+    assert client.post("/tokenize", json={"content": "Olá"}).json() == {"tokens": ids}
+    special = client.post("/tokenize", json={"content": "Olá", "add_special": True}).json()["tokens"]
+    assert special == [256, *ids]
+    assert client.post("/detokenize", json={"tokens": ids}).json() == {"content": "Olá"}
+
+
+def test_pieces_that_are_not_utf8_are_bytes(client):
+    tokens = client.post("/tokenize", json={"content": "lá", "with_pieces": True}).json()["tokens"]
+    assert tokens == [{"id": 108, "piece": "l"}, {"id": 0xC3, "piece": [0xC3]}, {"id": 0xA1, "piece": [0xA1]}]
+
+
+def test_an_id_outside_the_vocabulary_is_refused_with_its_place(client):
+    reply = client.post("/detokenize", json={"tokens": [1, 99999]})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["path"] == "tokens[1]"
+
+
+def test_apply_template(client):
+    messages = [{"role": "user", "content": "Hi"}]
+    assert client.post("/apply-template", json={"messages": messages}).json() == {
+        "prompt": "<user>Hi\n<assistant>"
+    }
+    reply = client.post("/apply-template", json={"messages": [{"role": "user"}]})
+    assert reply.json()["error"]["path"] == "messages[0].content"
+
+
+def test_props_and_slots(client):
+    props = client.get("/props").json()
+    assert (props["total_slots"], props["model_alias"]) == (4, "story")
+    slots = client.get("/slots").json()
+    assert len(slots) == 4
+    assert not any(slot["is_processing"] for slot in slots)
+
+
+def test_plans(client, service):
+    plans = client.get("/v1/plans").json()["data"]
+    assert [plan["name"] for plan in plans] == ["story"]
+    assert plans[0]["plan"]["fields"]["backend"] == {"value": "cpu_avx2", "origin": "default"}
+    assert plans[0]["memory"]["weights_bytes"] == 1_000_000
+
+
+def test_prometheus_counts_tokens_and_reasons(client):
+    client.post("/v1/runs", json={"model": "story", "prompt": "Go"})
+    text = client.get("/metrics").text
+    assert 'engine_generation_tokens_total{plan="story"} 24.0' in text
+    assert 'engine_requests_finished_total{plan="story",stop_reason="max_tokens"} 1.0' in text
+    assert 'engine_num_requests_running{plan="story"} 0.0' in text
+    assert 'engine_time_to_first_token_seconds_count{plan="story"} 1.0' in text
+    assert "engine_power_watts{" not in text  # unknown, so absent
+
+
+def test_the_openapi_document_names_every_endpoint(client):
+    document = client.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    offered = {(m.upper(), p) for p, operations in document["paths"].items() for m in operations}
+    assert offered == {(e.method, e.path) for e in ENDPOINTS} | {("GET", "/openapi.json")}
+    ids = [op["operationId"] for operations in document["paths"].values() for op in operations.values()]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SCHEMAS.glob("*.json")))
+def test_every_schema_is_a_schema_and_describes_its_fields(name):
+    jsonschema.Draft202012Validator.check_schema(schema(name))
+    assert schema(name)["additionalProperties"] is False
+    for field, rule in schema(name)["properties"].items():
+        if field != "stream_options":
+            assert rule.get("description"), field
