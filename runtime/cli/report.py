@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.bundle.plan import ResolvedPlan
 from runtime.bundle.reader import Bundle
-from runtime.cli.output import table
+from runtime.cli.output import note, print_error, table
 from runtime.engine.loop import Completion
+from runtime.errors import EngineError
 from runtime.metrics.diagnostics import Diagnostics, compute_diagnostics
 from runtime.metrics.official import OfficialMetrics, compute_metrics, metrics_envelope
 from runtime.metrics.reading import EnergyReading
@@ -18,18 +19,23 @@ from runtime.version import ENGINE_VERSION
 
 @dataclass(frozen=True)
 class Report:
-    """A completion with its metrics, ready to be shown. ``plan`` is the run's own, overrides applied."""
+    """A completion with its metrics, ready to be shown. ``plan`` is the run's own, overrides applied.
+
+    ``execution_id`` is that of its record, None where none was written.
+    """
 
     bundle: Bundle
     plan: ResolvedPlan
     completion: Completion
     metrics: OfficialMetrics
     diagnostics: Diagnostics
+    execution_id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of the requirements (section 4.8), and beside it the result and diagnostics."""
         sequence = self.completion.sequence
-        body: dict[str, Any] = metrics_envelope(
+        body: dict[str, Any] = {"execution_id": self.execution_id}
+        body |= metrics_envelope(
             self.metrics,
             engine_version=ENGINE_VERSION,
             model=self.plan.model,
@@ -57,6 +63,7 @@ class Report:
         energy = d.unknown.get("watts_avg", f"{_number(d.energy_joules)} J from {d.energy['source']}")
         rows: list[tuple[str, ...]] = [
             ("execution", stop, what),
+            ("record", self.execution_id or "none", ""),
             ("tokens_total", str(m.tokens_total), f"after a prompt of {d.prompt_tokens}"),
             ("tokens_per_sec", _number(m.tokens_per_sec), rates),
             ("latency_total_ms", _number(m.latency_total_ms), f"first token after {_number(d.ttft_ms)} ms"),
@@ -81,6 +88,28 @@ def _traffic(d: Diagnostics) -> str:
     overhead = "" if d.runtime_overhead is None else f"overhead {d.runtime_overhead:.1%}"
     traffic = "" if d.gb_per_s is None else f"{d.gb_per_s:.1f} GB/s of weights and KV"
     return ", ".join(part for part in (traffic, overhead) if part)
+
+
+def recorded(report: Report) -> Report:
+    """Writes the execution's record; if that fails, says why on stderr, since its text is out already."""
+    from runtime.control.record import record_completion
+    from runtime.control.records import RecordStore
+
+    record = record_completion(
+        report.bundle,
+        report.plan,
+        report.completion,
+        report.metrics.to_json(),
+        report.diagnostics.to_json(),
+    )
+    try:
+        with RecordStore() as store:
+            store.append(record)
+    except EngineError as error:
+        note("this execution is not in the records:")
+        print_error(error)
+        return report
+    return replace(report, execution_id=record["execution_id"])
 
 
 def make_report(

@@ -188,7 +188,7 @@ def execute(
 
 def run_request(engine: Engine, plan: ResolvedPlan, request: Request, stream: bool, quiet: bool) -> Report:
     """Runs a request under the plan's energy limits, Ctrl-C ending it cleanly."""
-    from runtime.cli.report import make_report
+    from runtime.cli.report import make_report, recorded
     from runtime.engine.loop import generate
     from runtime.engine.types import StopReason
     from runtime.metrics.energy_probe import probe_meters
@@ -226,7 +226,7 @@ def run_request(engine: Engine, plan: ResolvedPlan, request: Request, stream: bo
         sys.stdout.write("\n")
         sys.stdout.flush()
     timed = plan.observability.op_timing
-    return make_report(
+    report = make_report(
         engine.executable.bundle,
         plan,
         completion,
@@ -234,6 +234,7 @@ def run_request(engine: Engine, plan: ResolvedPlan, request: Request, stream: bo
         paced_seconds=guard.paced_seconds,
         op_times_ns=engine.executable.op_times() if timed else None,
     )
+    return recorded(report)
 
 
 def finish(report: Report, as_json: bool) -> None:

@@ -17,11 +17,12 @@ import hashlib
 import os
 import platform
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from runtime.bundle.format import Manifest, sha256_hex
 from runtime.bundle.machine import Machine
@@ -29,6 +30,11 @@ from runtime.bundle.plan import canonical_json
 from runtime.errors import EngineError
 from runtime.metrics.energy_sysfs import read_power_limits
 from runtime.version import ENGINE_VERSION
+
+if TYPE_CHECKING:
+    from runtime.bundle.plan import ResolvedPlan
+    from runtime.bundle.reader import Bundle
+    from runtime.engine.loop import Completion
 
 RECORD_VERSION = 1
 
@@ -217,3 +223,50 @@ def record_bytes(record: Mapping[str, Any]) -> bytes:
         return canonical_json(record)
     except (TypeError, ValueError) as cause:
         raise EngineError("record_invalid", f"the record cannot be written as JSON: {cause}") from cause
+
+
+def record_completion(
+    bundle: Bundle,
+    plan: ResolvedPlan,
+    completion: Completion,
+    metrics: Mapping[str, Any],
+    diagnostics: Mapping[str, Any],
+    *,
+    prompt: str | None = None,
+    execution_id: str | None = None,
+    created_unix_ns: int | None = None,
+) -> dict[str, Any]:
+    """The record of an execution that ran alone, without a scheduler.
+
+    ``plan`` is the run's own, overrides applied; ``metrics`` and ``diagnostics`` as published.
+    """
+    sequence = completion.sequence
+    groups: dict[str, dict[str, Any]] = {"sampling": {}, "limits": {}}
+    for path, value in plan.values().items():
+        group, _, leaf = path.partition(".")
+        if group in groups:
+            groups[group][leaf] = value
+    request = sequence.request
+    return build_record(
+        execution_id=execution_id or new_execution_id(),
+        created_unix_ns=time.time_ns() if created_unix_ns is None else created_unix_ns,
+        **bundle_identity(bundle.manifest, bundle.digest),
+        plan=plan.to_json(),
+        plan_digest=plan.digest,
+        sampling=groups["sampling"],
+        limits=groups["limits"],
+        policy=plan.scheduler_policy,
+        prompt=prompt,
+        prompt_ids=request.prompt_ids,
+        text=sequence.text,
+        token_ids=sequence.token_ids,
+        token_digests=sequence.token_digests,
+        logits_digest=sequence.logits_digest if sequence.token_ids else None,
+        stop_reason=str(sequence.stop_reason),
+        metrics=metrics,
+        diagnostics=diagnostics,
+        stop=request.stop,
+        logit_bias=request.logit_bias,
+        ignore_eos=request.ignore_eos,
+        error=sequence.error,
+    )

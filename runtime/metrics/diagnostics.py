@@ -100,7 +100,9 @@ def compute_diagnostics(
     overhead = max(0.0, 1 - forward_ns / total_ns) if forward_ns is not None and total_ns > 0 else None
     if overhead is None:
         unknown["runtime_overhead"] = (
-            "the steps were shared with other executions" if forward_ns is None else unknown["tokens_per_sec"]
+            "the steps were shared with other executions, or waited for a cap on power"
+            if forward_ns is None
+            else unknown["tokens_per_sec"]
         )
     if queue_ms is None:
         unknown["queue_ms"] = "the execution did not go through a queue"
