@@ -27,10 +27,10 @@ from compiler.model.cursor import bad_gguf
 from compiler.model.description import FileStamp, MetadataValue, ModelDescription, Tensor
 from compiler.model.digest import Progress, changed, content_digest, file_stamp
 from compiler.model.header import Header, read_header
-from runtime.bundle.modelindex import PART, model_label
+from compiler.model.parts import model_parts
+from runtime.bundle.modelindex import model_label
 from runtime.errors import EXIT_MODEL, EngineError
 
-MAX_PARTS = 1024
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
@@ -41,7 +41,7 @@ def read_model(path: str | Path, progress: Progress | None = None) -> ModelDescr
     ``model_unreadable`` or, with the byte offset, ``bad_gguf``.
     """
     path = Path(path)
-    paths = _parts(path)
+    paths = model_parts(path)
     with contextlib.ExitStack() as stack:
         opened = []
         for part in paths:
@@ -216,33 +216,6 @@ def _unreadable(path: Path, error: Exception) -> EngineError:
     return EngineError(
         "model_unreadable", f"the model cannot be read: {reason}", path=str(path), exit_code=EXIT_MODEL
     )
-
-
-def _parts(path: Path) -> list[Path]:
-    """All parts of a split model in order, or the one file."""
-    match = PART.fullmatch(path.name)
-    if match is None:
-        return [path]
-    count = int(match["count"])
-    if not 1 <= int(match["part"]) <= count <= MAX_PARTS:
-        raise EngineError(
-            "bad_gguf",
-            f"part {int(match['part'])} of {count} cannot be",
-            path=str(path),
-            allowed=f"1 to {MAX_PARTS} parts",
-            exit_code=EXIT_MODEL,
-        )
-    paths = [path.with_name(f"{match['stem']}-{part:05}-of-{count:05}.gguf") for part in range(1, count + 1)]
-    if missing := [part.name for part in paths if not part.exists()]:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise EngineError(
-            "model_part_missing",
-            f"the split model lacks {missing[0]}{more}",
-            path=str(path),
-            hint="put all parts into one folder",
-            exit_code=EXIT_MODEL,
-        )
-    return paths
 
 
 def _joined(paths: list[Path], headers: list[Header]) -> tuple[dict[str, MetadataValue], dict[str, Tensor]]:

@@ -21,6 +21,7 @@ from compiler.plan.rules import (
     file_faults,
     locate_imatrix,
     locate_model,
+    plan_files,
     registered_backends,
 )
 from compiler.plan.schema import PLANS, plan_schema, schema_faults, whole_numbers
@@ -38,6 +39,7 @@ __all__ = [
     "locate_imatrix",
     "locate_model",
     "parse_yaml",
+    "plan_files",
     "plan_from_mapping",
     "plan_schema",
     "registered_backends",

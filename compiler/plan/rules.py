@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from compiler.model.description import ModelDescription
+from compiler.model.parts import model_parts
 from compiler.plan.declared import Plan
 from runtime.bundle.machine import Machine
-from runtime.bundle.modelindex import stored_model, stored_names
+from runtime.bundle.modelindex import entry_path, stored_model, stored_names
 from runtime.bundle.plan import check_together
 from runtime.bundle.planfields import plan_error, shown
 from runtime.bundle.spelling import did_you_mean, nearest
@@ -111,6 +112,19 @@ def locate_imatrix(plan: Plan) -> Path | None:
     """The importance matrix's file, which may not exist, or None where none is declared."""
     imatrix = plan.values.get("quantization.imatrix")
     return None if imatrix is None else (plan.base_dir / imatrix).expanduser()
+
+
+def plan_files(plan: Plan) -> list[Path]:
+    """Every file, besides the plan's own, that decides what the plan resolves to.
+
+    The parts of the model, the model store's entry if it is named by one, and the
+    importance matrix. Raises what :func:`locate_model` raises.
+    """
+    files = list(model_parts(locate_model(plan)))
+    if not plan.model_is_path:
+        files += [path for path in (entry_path(plan.model),) if path.is_file()]
+    imatrix = locate_imatrix(plan)
+    return [*files, *([imatrix] if imatrix is not None else [])]
 
 
 def model_faults(plan: Plan, model: ModelDescription) -> list[EngineError]:

@@ -74,6 +74,11 @@ def store_folder() -> Path:
     return data / "engine" / "models"
 
 
+def entry_path(name: str) -> Path:
+    """Where the entry of a store name lies, whether or not it exists."""
+    return store_folder() / f"{name}.json"
+
+
 def is_store_name(text: str) -> bool:
     """Whether ``text`` could be a name in the store, and so is not spelled as a path."""
     return STORE_NAME.fullmatch(text) is not None
@@ -83,7 +88,7 @@ def stored_model(name: str) -> StoredModel | None:
     """The entry of that name, or None; raises ``bad_model_entry`` where the entry is damaged."""
     if STORE_NAME.fullmatch(name) is None:
         return None
-    path = store_folder() / f"{name}.json"
+    path = entry_path(name)
     try:
         with path.open("rb") as file:
             check_trusted(os.fstat(file.fileno()), path)

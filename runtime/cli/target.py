@@ -81,10 +81,6 @@ def _compile(plan: str | dict[str, Any], progress: Progress | None) -> Path:
 
 def model_files(plan: str | dict[str, Any]) -> list[Path]:
     """Every file that the plan's bundle follows from, besides the plan itself."""
-    from compiler.plan import load_plan, locate_imatrix, locate_model, plan_from_mapping
+    from compiler.plan import load_plan, plan_files, plan_from_mapping
 
-    declared = load_plan(plan) if isinstance(plan, str) else plan_from_mapping(plan, Path.cwd())
-    model = locate_model(declared)
-    parts = sorted(model.parent.glob(model.name.replace("-00001-of-", "-*-of-")))
-    imatrix = locate_imatrix(declared)
-    return [*(parts or [model]), *([imatrix] if imatrix else [])]
+    return plan_files(load_plan(plan) if isinstance(plan, str) else plan_from_mapping(plan, Path.cwd()))

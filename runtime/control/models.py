@@ -18,6 +18,7 @@ from typing import Any
 
 from runtime.bundle.modelindex import (
     StoredModel,
+    entry_path,
     is_store_name,
     model_label,
     store_folder,
@@ -111,7 +112,7 @@ def remove_model(name: str) -> StoredModel | None:
         if error.code != "bad_model_entry":
             raise
         model = None
-    path = store_folder() / f"{name}.json"
+    path = entry_path(name)
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -131,7 +132,7 @@ def is_present(model: StoredModel) -> bool:
 
 def _write(model: StoredModel, overwrite: bool) -> None:
     folder = store_folder()
-    target = folder / f"{model.name}.json"
+    target = entry_path(model.name)
     data = json.dumps(model.to_json(), sort_keys=True, indent=1, ensure_ascii=False).encode()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

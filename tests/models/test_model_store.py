@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from compiler.model.reader import read_model
-from compiler.plan import locate_model, plan_from_mapping, resolve
+from compiler.plan import locate_model, plan_files, plan_from_mapping, resolve
 from runtime.bundle.machine import Machine
 from runtime.bundle.modelindex import is_store_name, model_label, store_folder, stored_model, stored_names
 from runtime.cli.models import ago, parameter_count, register
@@ -237,6 +237,21 @@ def test_a_plan_notices_that_a_stored_models_content_changed(engine, file: Path,
     with pytest.raises(EngineError) as caught:
         resolve(plan, read_model(locate_model(plan)), Machine.probe())
     assert caught.value.causes[0].code == "model_changed"
+
+
+def test_a_plan_follows_from_all_files_that_decide_it(engine, file: Path, tmp_path: Path) -> None:
+    """What remembers a plan's outcome must notice a name that stands for another file."""
+    engine("add", file, "--name", "tales")
+    write_model(tmp_path / "big.gguf", split=1)
+    parts = [tmp_path / f"big-0000{number}-of-00002.gguf" for number in (1, 2)]
+    imatrix = {"recipe": "f32", "imatrix": "i.dat"}
+    for model, quantization, files in (
+        ("tales", "f32", [file, store_folder() / "tales.json"]),
+        ("tiny-F32.gguf", imatrix, [file, tmp_path / "i.dat"]),
+        (parts[1].name, "f32", parts),
+    ):
+        document = {"model": model, "backend": "reference", "quantization": quantization}
+        assert plan_files(plan_from_mapping(document, tmp_path)) == files
 
 
 def test_an_unknown_model_of_the_store_comes_with_the_nearest(engine, file: Path, tmp_path: Path) -> None:
