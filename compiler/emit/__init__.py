@@ -23,6 +23,7 @@ from compiler.emit.layers import KvGeometry, LayerShape, layer_shapes, roles, sp
 from compiler.emit.places import ROWS, Places, float_literal
 from compiler.emit.projections import Projection, projection, split_refs
 from compiler.graph import Graph, Node
+from compiler.kernels import Kernel
 from compiler.ops import OPS
 from compiler.passes import Decisions
 from compiler.passes.layout import ROTATION, round_up, weights_bytes
@@ -68,15 +69,19 @@ def emit(request: EmitRequest) -> Emitted:
     view = _View(request)
     templates = _environment()
     sources = {bundle_name(name): _text(name) for name in _static_files(request.backend)}
-    for panel_name, template, k in view.panels():
-        text = templates.get_template(template).render(name=panel_name, k=k)
-        sources[f"{panel_name}.h"] = text
+    for row, k in view.panels():
+        sources[f"{row.c_name(k)}.h"] = panel_source(row, k)
     for name in ("config.h", "kernels.h", "forward.c"):
         sources[name] = templates.get_template(f"{name}.j2").render(v=view, d=request)
     sources = {name: _tidy(text) for name, text in sorted(sources.items())}
     return Emitted(
         MappingProxyType(sources), ("engine.c",), view.weights_bytes, view.arena_bytes, view.kv_bytes
     )
+
+
+def panel_source(row: Kernel, k: int) -> str:
+    """The text of a panel kernel for rows of ``k`` elements."""
+    return _tidy(_environment().get_template(row.template).render(name=row.c_name(k), k=k))
 
 
 def _static_files(backend: Backend) -> list[str]:
@@ -200,14 +205,11 @@ class _View:
 
     # -- what is rendered ---------------------------------------------------------------
 
-    def panels(self) -> Iterator[tuple[str, str, int]]:
-        """(C name, template, K) of every panel kernel that the projections call."""
-        seen: dict[str, tuple[str, str, int]] = {}
-        for function in self.functions:
-            for segment in function.segments:
-                row = self.request.backend.kernel("panel", segment.format)
-                seen[segment.kernel] = (segment.kernel, row.template, segment.k)
-        yield from (seen[name] for name in sorted(seen))
+    def panels(self) -> list[tuple[Kernel, int]]:
+        """(registry row, K) of every panel kernel that the projections call, by name."""
+        needed = {(s.format, s.k) for function in self.functions for s in function.segments}
+        rows = [(self.request.backend.kernel("panel", format), k) for format, k in needed]
+        return sorted(rows, key=lambda pair: pair[0].c_name(pair[1]))
 
     @property
     def kernel_sources(self) -> list[str]:

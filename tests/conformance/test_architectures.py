@@ -74,7 +74,12 @@ def test_bits_do_not_depend_on_how_they_are_computed(
     first = compiled(plan_of(path, quantization, names[-1]))
     digest = run_logits(first, tokens).tobytes()
     other = tokens[::-1].tolist()
-    for settings in ({"threads": 2}, {"chunk": 1}, {"chunk": 7, "threads": 2}, {"chunk": 20, "companion": other}):
+    for settings in (
+        {"threads": 2},
+        {"chunk": 1},
+        {"chunk": 7, "threads": 2},
+        {"chunk": 20, "companion": other},
+    ):
         assert run_logits(first, tokens, **settings).tobytes() == digest, settings
     for backend in names[:-1]:
         bundle = compiled(plan_of(path, quantization, backend))

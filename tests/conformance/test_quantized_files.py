@@ -38,9 +38,7 @@ def test_logits_of_the_same_bytes(
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_types_of_the_file_are_kept(
-    recipe: str, shared_data: Path, compiled: Callable[..., Path]
-) -> None:
+def test_types_of_the_file_are_kept(recipe: str, shared_data: Path, compiled: Callable[..., Path]) -> None:
     path = shared_data / "quantized" / f"llama-dense-{recipe}.gguf"
     manifest = open_bundle(compiled(plan_of(path, RECIPES[recipe], "reference"))).manifest
     stored = {t.name: t.tensor_type.name.lower() for t in gguf.GGUFReader(path).tensors}

@@ -1,0 +1,386 @@
+/* forward.c: one step of the model, from tokens to logits.
+ *
+ * Every thread runs this text. Rows of the step are shared out in fixed spans,
+ * panels and heads are drawn from a counter; a barrier stands wherever one thread
+ * reads what another made. The comment over each block is its line of graph.txt. */
+
+/* Weights of a layer: offsets in weights.bin. `kv`: offset of its cache. */
+struct layer {
+    int32_t number, shape;
+    uint64_t kv;
+    uint64_t attn_norm;
+    uint64_t attn_q;
+    uint64_t attn_k;
+    uint64_t attn_v;
+    uint64_t attn_output;
+    uint64_t ffn_norm;
+    uint64_t ffn_gate;
+    uint64_t ffn_up;
+    uint64_t ffn_down;
+};
+
+static const struct layer LAYERS[N_LAYERS] = {
+    {0, 0, 0, 0x12100, 0x12500, 0x23500, 0x2bd00, 0x34500, 0x45500, 0x45900, 0x67900, 0x89900 },
+    {1, 0, 262144, 0xab900, 0xabd00, 0xbcd00, 0xc5500, 0xcdd00, 0xded00, 0xdf100, 0x101100, 0x123100 },
+};
+
+/* ---- rotation tables ---------------------------------------------------- */
+
+#define ROTARY_0_PAIRS 32
+static const double ROTARY_0[ROTARY_0_PAIRS] = {
+    0x1.0000000000000p+0, 0x1.7ff2224115d9ap-1, 0x1.1feb33c1c381ep-1, 0x1.afd1354c40d50p-2,
+    0x1.43d136248490fp-2, 0x1.e5a84719edcd2p-3, 0x1.6c310e3769f3fp-3, 0x1.111aedafb9a9dp-3,
+    0x1.999999999999ap-4, 0x1.33281b6744ae1p-4, 0x1.ccab8602d2697p-5, 0x1.59742aa36710dp-5,
+    0x1.030dc4ea03a72p-5, 0x1.84869f47f170fp-6, 0x1.235a71c5ee5ccp-6, 0x1.b4f7e2b2c2a95p-7,
+    0x1.47ae147ae147bp-7, 0x1.eb735f0ba1168p-8, 0x1.7089380241edfp-8, 0x1.145ceee91f40bp-8,
+    0x1.9e7c6e43390b7p-9, 0x1.36d219065ac0cp-9, 0x1.d22a4fa316facp-10, 0x1.5d931bc235544p-10,
+    0x1.0624dd2f1a9fcp-10, 0x1.892918d61a787p-11, 0x1.26d42cce9b24cp-11, 0x1.ba2e4b0e98677p-12,
+    0x1.4b96be9c2da2cp-12, 0x1.f150280a2ace0p-13, 0x1.74eea61c12623p-13, 0x1.17a8e301c4436p-13,
+};
+#define ROTARY_0_AT (0)
+#define ROTARY_FLOATS ((uint64_t)CONTEXT * 2 * ROTARY_0_PAIRS + 0)
+#define ROTARY_BYTES (ROTARY_FLOATS * sizeof(float))
+
+static void build_rotary(float *tables)
+{
+    (void)tables;
+    rotary_table(ROTARY_0, ROTARY_0_PAIRS, 1.0, tables + ROTARY_0_AT);
+}
+
+/* ---- attention's geometry, a layer shape each ---------------------------- */
+
+static const attention_shape SHAPE_0 = {
+    .head_dim_k = 64, .head_dim_v = 64, .n_heads = 4, .n_kv_heads = 2,
+    .capacity = 256, .window = 0, .scale = 0x1.0000000000000p-3f, .softcap = 0.0f,
+};
+static inline kv_slot kv_of_shape_0(const engine *e, const struct layer *L, int32_t slot)
+{
+    uint8_t *at = e->kv + L->kv + (uint64_t)slot * 131072;
+    return (kv_slot){at, at + 65536, NULL, NULL};
+}
+
+/* A thread's scratch: what the kernels use, then the panel sums of a tile of tokens, twice. */
+static inline uint64_t kernel_scratch(void)
+{
+    uint64_t bytes = PANEL_SCRATCH;
+    if ((uint64_t)attention_scratch_bytes(&SHAPE_0) > bytes)
+        bytes = (uint64_t)attention_scratch_bytes(&SHAPE_0);
+    return (bytes + 63) / 64 * 64;
+}
+
+/* ---- projections ---------------------------------------------------------- */
+
+/* q8_0 [256 x 256], q8_0 [128 x 256], q8_0 [128 x 256] -> f32 [n x 512] */
+static void linear_0(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b,
+                     const float *residual, float *out)
+{
+    float *sums = sums_of(e, thread);
+    uint8_t *scratch = scratch_of(e, thread);
+    (void)b;
+    for (int32_t unit; (unit = threadpool_next(e->pool, thread, 32)) >= 0;) {
+        if (unit < 16) { /* q8_0 [256 x 256] */
+            const int32_t panel = unit - 0, column = panel * PANEL_ROWS;
+            for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
+                const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
+                panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, sums, scratch);
+                store_panel(sums, count, smaller(256 - column, PANEL_ROWS), NULL,
+NULL, 0,
+                            out + (int64_t)t * 512 + 0 + column, 512);
+            }
+        } else if (unit < 24) { /* q8_0 [128 x 256] */
+            const int32_t panel = unit - 16, column = panel * PANEL_ROWS;
+            for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
+                const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
+                panel_q8_0_k256(w[1] + (int64_t)panel * 4352, a, t, count, sums, scratch);
+                store_panel(sums, count, smaller(128 - column, PANEL_ROWS), NULL,
+NULL, 0,
+                            out + (int64_t)t * 512 + 256 + column, 512);
+            }
+        } else { /* q8_0 [128 x 256] */
+            const int32_t panel = unit - 24, column = panel * PANEL_ROWS;
+            for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
+                const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
+                panel_q8_0_k256(w[2] + (int64_t)panel * 4352, a, t, count, sums, scratch);
+                store_panel(sums, count, smaller(128 - column, PANEL_ROWS), NULL,
+NULL, 0,
+                            out + (int64_t)t * 512 + 384 + column, 512);
+            }
+        }
+    }
+    (void)residual;
+}
+
+/* q8_0 [256 x 256] -> f32 [n x 256], residual added */
+static void linear_1(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b,
+                     const float *residual, float *out)
+{
+    float *sums = sums_of(e, thread);
+    uint8_t *scratch = scratch_of(e, thread);
+    (void)b;
+    for (int32_t unit; (unit = threadpool_next(e->pool, thread, 16)) >= 0;) {
+        { /* q8_0 [256 x 256] */
+            const int32_t panel = unit - 0, column = panel * PANEL_ROWS;
+            for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
+                const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
+                panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, sums, scratch);
+                store_panel(sums, count, smaller(256 - column, PANEL_ROWS), NULL,
+residual + (int64_t)t * 256 + 0 + column, 256,
+                            out + (int64_t)t * 256 + 0 + column, 256);
+            }
+        }
+    }
+}
+
+/* silu(q8_0 [512 x 256]) * (q8_0 [512 x 256]) -> f32 [n x 512] */
+static void linear_glu_2(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b, float *out)
+{
+    float *gates = sums_of(e, thread), *ups = gates + TOKEN_TILE * PANEL_ROWS;
+    uint8_t *scratch = scratch_of(e, thread);
+    (void)b;
+    for (int32_t panel; (panel = threadpool_next(e->pool, thread, 32)) >= 0;) {
+        const int32_t column = panel * PANEL_ROWS, rows = smaller(512 - column, PANEL_ROWS);
+        for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
+            const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
+            panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, gates, scratch);
+            panel_q8_0_k256(w[1] + (int64_t)panel * 4352, a, t, count, ups, scratch);
+            glu_silu(gates, ups, count * PANEL_ROWS, gates);
+            store_panel(gates, count, rows, NULL, NULL, 0, out + (int64_t)t * 512 + column, 512);
+        }
+    }
+}
+
+/* q8_0 [256 x 512] -> f32 [n x 256], residual added */
+static void linear_3(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b,
+                     const float *residual, float *out)
+{
+    float *sums = sums_of(e, thread);
+    uint8_t *scratch = scratch_of(e, thread);
+    (void)b;
+    for (int32_t unit; (unit = threadpool_next(e->pool, thread, 16)) >= 0;) {
+        { /* q8_0 [256 x 512] */
+            const int32_t panel = unit - 0, column = panel * PANEL_ROWS;
+            for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
+                const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
+                panel_q8_0_k512(w[0] + (int64_t)panel * 8704, a, t, count, sums, scratch);
+                store_panel(sums, count, smaller(256 - column, PANEL_ROWS), NULL,
+residual + (int64_t)t * 256 + 0 + column, 256,
+                            out + (int64_t)t * 256 + 0 + column, 256);
+            }
+        }
+    }
+}
+
+/* q8_0 [272 x 256] -> f32 [n x 272] */
+static void linear_4(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b,
+                     const float *residual, float *out)
+{
+    float *sums = sums_of(e, thread);
+    uint8_t *scratch = scratch_of(e, thread);
+    (void)b;
+    for (int32_t unit; (unit = threadpool_next(e->pool, thread, 17)) >= 0;) {
+        { /* q8_0 [272 x 256] */
+            const int32_t panel = unit - 0, column = panel * PANEL_ROWS;
+            for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
+                const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
+                panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, sums, scratch);
+                store_panel(sums, count, smaller(272 - column, PANEL_ROWS), NULL,
+NULL, 0,
+                            out + (int64_t)t * 272 + 0 + column, 272);
+            }
+        }
+    }
+    (void)residual;
+}
+
+/* ---- layers --------------------------------------------------------------- */
+
+/* Layers 0, 1. */
+static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
+{
+    const span tokens = share_of(e->n, thread, e->threads);
+
+    /* %1: f32[T,256] = rms_norm(%0; attn_norm.weight) */
+    for (int32_t t = tokens.first; t < tokens.end; t++)
+        rms_norm(AT(0x10000) + (int64_t)t * 256, VECTOR(L->attn_norm), 256, 0x1.4f8b580000000p-17f,
+            AT(0x0) + (int64_t)t * 256);
+    TIMED(OP_RMS_NORM);
+    CHECK(OP_RMS_NORM, L->number, AT(0x0), e->n, 256, 256);
+
+    /* %2: q32[T,256] = quantize(%1) */
+    for (int32_t t = tokens.first; t < tokens.end; t++)
+        quantize_row_32(AT(0x0) + (int64_t)t * 256, 256, t, e->n,
+                         (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400));
+    TIMED(OP_QUANTIZE);
+
+    threadpool_barrier(e->pool, thread);
+
+    /* %3: f32[T,512] = linear(%2; attn_q.weight, attn_k.weight, attn_v.weight) */
+    {
+        const activations a = {e->n, NULL, (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400)};
+        const uint8_t *const w[] = {MATRIX(L->attn_q), MATRIX(L->attn_k), MATRIX(L->attn_v)};
+        linear_0(e, thread, &a, w, NULL, NULL, AT(0x0));
+    }
+    TIMED(OP_LINEAR);
+    CHECK(OP_LINEAR, L->number, AT(0x0), e->n, 512, 512);
+
+    threadpool_barrier(e->pool, thread);
+
+    /* %7: f32[T,256] = rope(%4; rope.0) */
+    for (int32_t t = tokens.first; t < tokens.end; t++) {
+        for (int32_t h = 0; h < 4; h++)
+            rope_row(AT(0x0) + (int64_t)t * 512 + h * 64, 2 * ROTARY_0_PAIRS,
+                     e->rotary + ROTARY_0_AT + (int64_t)e->position[t] * 2 * ROTARY_0_PAIRS, 0 /* norm */);
+    }
+    TIMED(OP_ROPE);
+    CHECK(OP_ROPE, L->number, AT(0x0), e->n, 256, 512);
+
+    /* %8: f32[T,128] = rope(%5; rope.0) */
+    for (int32_t t = tokens.first; t < tokens.end; t++) {
+        for (int32_t h = 0; h < 2; h++)
+            rope_row(AT(0x400) + (int64_t)t * 512 + h * 64, 2 * ROTARY_0_PAIRS,
+                     e->rotary + ROTARY_0_AT + (int64_t)e->position[t] * 2 * ROTARY_0_PAIRS, 0 /* norm */);
+    }
+    TIMED(OP_ROPE);
+    CHECK(OP_ROPE, L->number, AT(0x400), e->n, 128, 512);
+
+    /* %9: kv[T,1] = kv_store(%8, %6) */
+    for (int32_t t = tokens.first; t < tokens.end; t++)
+        kv_store_f16(&SHAPE_0, kv_of_shape_0(e, L, e->slot[t]), e->position[t],
+                     AT(0x400) + (int64_t)t * 512, AT(0x600) + (int64_t)t * 512);
+    TIMED(OP_KV_STORE);
+
+    threadpool_barrier(e->pool, thread);
+
+    /* %10: f32[T,256] = attention(%7, %9) */
+    for (int32_t unit; (unit = threadpool_next(e->pool, thread, e->n_tiles * 2)) >= 0;) {
+        const sequence q = e->tiles[unit % e->n_tiles];
+        const int32_t head = unit / e->n_tiles;
+        attention_f16(&SHAPE_0, kv_of_shape_0(e, L, q.slot), head, q.position, q.count,
+                      AT(0x0) + (int64_t)q.first * 512 + head * 128, 512,
+                      AT(0x18000) + (int64_t)q.first * 256 + head * 128, 256, scratch_of(e, thread));
+    }
+    TIMED(OP_ATTENTION);
+    CHECK(OP_ATTENTION, L->number, AT(0x18000), e->n, 256, 256);
+
+    threadpool_barrier(e->pool, thread);
+
+    /* %11: q32[T,256] = quantize(%10) */
+    for (int32_t t = tokens.first; t < tokens.end; t++)
+        quantize_row_32(AT(0x18000) + (int64_t)t * 256, 256, t, e->n,
+                         (int8_t *)AT(0x0), AT(0x2000), (int16_t *)AT(0x2400));
+    TIMED(OP_QUANTIZE);
+
+    threadpool_barrier(e->pool, thread);
+
+    /* %12: f32[T,256] = linear(%11, %0; attn_output.weight) */
+    {
+        const activations a = {e->n, NULL, (int8_t *)AT(0x0), AT(0x2000), (int16_t *)AT(0x2400)};
+        const uint8_t *const w[] = {MATRIX(L->attn_output)};
+        linear_1(e, thread, &a, w, NULL, AT(0x10000), AT(0x10000));
+    }
+    TIMED(OP_LINEAR);
+    CHECK(OP_LINEAR, L->number, AT(0x10000), e->n, 256, 256);
+
+    threadpool_barrier(e->pool, thread);
+
+    /* %13: f32[T,256] = rms_norm(%12; ffn_norm.weight) */
+    for (int32_t t = tokens.first; t < tokens.end; t++)
+        rms_norm(AT(0x10000) + (int64_t)t * 256, VECTOR(L->ffn_norm), 256, 0x1.4f8b580000000p-17f,
+            AT(0x0) + (int64_t)t * 256);
+    TIMED(OP_RMS_NORM);
+    CHECK(OP_RMS_NORM, L->number, AT(0x0), e->n, 256, 256);
+
+    /* %14: q32[T,256] = quantize(%13) */
+    for (int32_t t = tokens.first; t < tokens.end; t++)
+        quantize_row_32(AT(0x0) + (int64_t)t * 256, 256, t, e->n,
+                         (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400));
+    TIMED(OP_QUANTIZE);
+
+    threadpool_barrier(e->pool, thread);
+
+    /* %15: f32[T,512] = linear_glu(%14; ffn_gate.weight, ffn_up.weight) */
+    {
+        const activations a = {e->n, NULL, (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400)};
+        const uint8_t *const w[] = {MATRIX(L->ffn_gate), MATRIX(L->ffn_up)};
+        linear_glu_2(e, thread, &a, w, NULL, AT(0x0));
+    }
+    TIMED(OP_LINEAR_GLU);
+    CHECK(OP_LINEAR_GLU, L->number, AT(0x0), e->n, 512, 512);
+
+    threadpool_barrier(e->pool, thread);
+
+    /* %16: q32[T,512] = quantize(%15) */
+    for (int32_t t = tokens.first; t < tokens.end; t++)
+        quantize_row_32(AT(0x0) + (int64_t)t * 512, 512, t, e->n,
+                         (int8_t *)AT(0x18000), AT(0x1c000), (int16_t *)AT(0x1c800));
+    TIMED(OP_QUANTIZE);
+
+    threadpool_barrier(e->pool, thread);
+
+    /* %17: f32[T,256] = linear(%16, %12; ffn_down.weight) */
+    {
+        const activations a = {e->n, NULL, (int8_t *)AT(0x18000), AT(0x1c000), (int16_t *)AT(0x1c800)};
+        const uint8_t *const w[] = {MATRIX(L->ffn_down)};
+        linear_3(e, thread, &a, w, NULL, AT(0x10000), AT(0x10000));
+    }
+    TIMED(OP_LINEAR);
+    CHECK(OP_LINEAR, L->number, AT(0x10000), e->n, 256, 256);
+}
+
+/* ---- the step --------------------------------------------------------------- */
+
+static void forward(void *arg, int32_t thread)
+{
+    engine *e = arg;
+    const span tokens = share_of(e->n, thread, e->threads);
+    const span wanted = share_of(e->n_want, thread, e->threads);
+#if OP_TIMING
+    if (thread == 0)
+        e->mark = now_ns();
+#endif
+
+    /* %0: f32[T,256] = embed(; token_embd.weight) */
+    for (int32_t t = tokens.first; t < tokens.end; t++)
+        dequantize_row_q8_0(MATRIX(0x0), e->token[t], 256, AT(0x10000) + (int64_t)t * 256);
+    TIMED(OP_EMBED);
+    CHECK(OP_EMBED, -1, AT(0x10000), e->n, 256, 256);
+
+    for (const struct layer *L = LAYERS; L < LAYERS + N_LAYERS; L++) {
+        if (L > LAYERS)
+            threadpool_barrier(e->pool, thread);
+        switch (L->shape) {
+        case 0: layer_shape_0(e, thread, L); break;
+        }
+    }
+    threadpool_barrier(e->pool, thread);
+
+    /* %35: f32[W,256] = select(%34) */
+    for (int32_t t = wanted.first; t < wanted.end; t++)
+        copy_row(AT(0x10000) + (int64_t)e->wanted[t] * 256, 256, AT(0x0) + (int64_t)t * 256);
+    TIMED(OP_SELECT);
+    CHECK(OP_SELECT, -1, AT(0x0), e->n_want, 256, 256);
+
+    /* %36: f32[W,256] = rms_norm(%35; output_norm.weight) */
+    for (int32_t t = wanted.first; t < wanted.end; t++)
+        rms_norm(AT(0x0) + (int64_t)t * 256, VECTOR(0x145100), 256, 0x1.4f8b580000000p-17f,
+            AT(0x0) + (int64_t)t * 256);
+    TIMED(OP_RMS_NORM);
+    CHECK(OP_RMS_NORM, -1, AT(0x0), e->n_want, 256, 256);
+
+    /* %37: q32[W,256] = quantize(%36) */
+    for (int32_t t = wanted.first; t < wanted.end; t++)
+        quantize_row_32(AT(0x0) + (int64_t)t * 256, 256, t, e->n_want,
+                         (int8_t *)AT(0x8000), AT(0xa000), (int16_t *)AT(0xa400));
+    TIMED(OP_QUANTIZE);
+
+    threadpool_barrier(e->pool, thread);
+
+    /* %38: f32[W,272] = linear(%37; token_embd.weight) */
+    {
+        const activations a = {e->n_want, NULL, (int8_t *)AT(0x8000), AT(0xa000), (int16_t *)AT(0xa400)};
+        const uint8_t *const w[] = {MATRIX(0x0)};
+        linear_4(e, thread, &a, w, NULL, NULL, e->logits);
+    }
+    TIMED(OP_LINEAR);
+    CHECK(OP_LINEAR, -1, e->logits, e->n_want, 272, 272);
+}
