@@ -46,7 +46,7 @@ STATUS = {
     "bundle_busy": 409,
     "run_finished": 409,
     "run_not_finished": 409,
-    "runs_not_comparable": 409,
+    "not_comparable": 409,
     "body_too_large": 413,
     "not_json": 415,
     "queue_full": 429,
@@ -82,8 +82,8 @@ def error_body(error: EngineError, *, path: str | None = None) -> dict[str, Any]
     """The JSON of an error; ``path`` replaces the error's own where it differs in the request."""
     status = status_of(error)
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    # A plan with a single fault is that fault, for whoever reads only the first line.
-    if len(error.causes) == 1:
+    # A request with a single fault is that fault, for whoever reads only the first line.
+    if len(error.causes) == 1 and error.code.startswith("invalid_"):
         error = error.causes[0]
     first = error.causes[0] if error.causes else error
     message = error.message

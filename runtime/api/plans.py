@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from runtime.api.body import read_json
 from runtime.api.service import service_of
 from runtime.bundle.planfields import NAME_PATTERN
+from runtime.control.compare import compare_runs
 from runtime.control.types import EXECUTION_ID, BundleInfo
 from runtime.errors import EngineError
 
@@ -73,7 +74,10 @@ async def propose(request: Request) -> Response:
     if service.proposals is None:
         raise EngineError("not_found", "this server takes no proposals")
     service.check_ready()
-    proposal = await asyncio.to_thread(service.proposals.predict, body["plan"])
+    try:
+        proposal = await asyncio.to_thread(service.proposals.predict, body["plan"])
+    except EngineError as fault:
+        raise _relocated(fault) from None
     if not body.get("compile"):
         return JSONResponse(proposal.to_json(service.plane.infos()))
     if not service.settings.allow_compile:
@@ -85,6 +89,14 @@ async def propose(request: Request) -> Response:
         )
     info = await asyncio.to_thread(service.proposals.compile_and_serve, proposal, service.settings.max_plans)
     return JSONResponse({**proposal.to_json(service.plane.infos()), "served": plan_json(info)}, 201)
+
+
+def _relocated(error: EngineError) -> EngineError:
+    """The same error with its path as the request spells it: fields of the plan lie below ``plan``."""
+    if error.path in (None, "plan") or not str(error.path).startswith("plan."):
+        error.path = "plan" if error.path in (None, "plan") else f"plan.{error.path}"
+    error.causes = tuple(_relocated(cause) for cause in error.causes)
+    return error
 
 
 async def retire(request: Request) -> Response:
@@ -105,8 +117,6 @@ async def retire(request: Request) -> Response:
 
 async def compare(request: Request) -> Response:
     """``GET /v1/compare?a=&b=``: metric by metric, with the requirements' tolerances."""
-    from runtime.control.compare import compare_runs
-
     service = service_of(request)
     sides = []
     for side in ("a", "b"):

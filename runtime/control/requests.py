@@ -65,7 +65,7 @@ def match_bundle(
         how = f"{quantization or 'any quantization'} on {backend or 'any backend'}"
         what = f"no compiled plan for {model!r} with {how} is served"
         known = [f"{info.name} ({info.quantization}, {info.backend})" for info in named]
-    command = f"engine compile {wanted} && engine serve PLAN"
+    command = f"engine run {wanted} --save-plan plan.yaml --prompt Hi && engine serve plan.yaml"
     suggestion = did_you_mean(model, known) if not named else None
     raise EngineError(
         "plan_not_compiled",

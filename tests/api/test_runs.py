@@ -132,7 +132,7 @@ def test_a_plan_that_is_not_compiled_gets_409_and_the_command(client, execution,
     assert reply.status_code == 409
     error = reply.json()["error"]
     assert (error["code"], error["path"], error["type"]) == ("plan_not_compiled", path, "conflict_error")
-    assert "engine compile" in error["hint"]
+    assert "engine serve" in error["hint"]
     assert all(word in error["hint"] for word in words)
 
 
