@@ -20,7 +20,8 @@ def byte_vocabulary() -> tuple[list[str], list[int], list[str]]:
     letters |= {b: chr(256 + i) for i, b in enumerate(others)}
     tokens = [letters[b] for b in range(256)]
     space = letters[32]
-    pairs = [*((space, c) for c in "taoswci"), ("h", "e"), ("i", "n"), ("e", "r"), ("a", "n"), ("r", "e")]
+    pairs = [*((space, c) for c in "taoswci")]
+    pairs += [("h", "e"), ("i", "n"), ("e", "r"), ("a", "n"), ("r", "e")]
     pairs += [("o", "n"), ("a", "t"), (f"{space}t", "he")]
     tokens += [a + b for a, b in pairs] + ["<|end|>"]
     kinds = [int(gguf.TokenType.NORMAL)] * (len(tokens) - 1) + [int(gguf.TokenType.CONTROL)]

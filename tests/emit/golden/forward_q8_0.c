@@ -76,38 +76,34 @@ static void linear_0(engine *e, int32_t thread, const activations *a, const uint
 {
     float *sums = sums_of(e, thread);
     uint8_t *scratch = scratch_of(e, thread);
-    (void)b;
+    (void)b, (void)residual;
     for (int32_t unit; (unit = threadpool_next(e->pool, thread, 32)) >= 0;) {
         if (unit < 16) { /* q8_0 [256 x 256] */
-            const int32_t panel = unit - 0, column = panel * PANEL_ROWS;
+            const int32_t panel = unit;
+            const int32_t column = panel * PANEL_ROWS, rows = smaller(256 - column, PANEL_ROWS);
             for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
                 const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
                 panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, sums, scratch);
-                store_panel(sums, count, smaller(256 - column, PANEL_ROWS), NULL,
-NULL, 0,
-                            out + (int64_t)t * 512 + 0 + column, 512);
+                store_panel(sums, count, rows, NULL, NULL, 0, out + (int64_t)t * 512 + column, 512);
             }
         } else if (unit < 24) { /* q8_0 [128 x 256] */
-            const int32_t panel = unit - 16, column = panel * PANEL_ROWS;
+            const int32_t panel = unit - 16;
+            const int32_t column = panel * PANEL_ROWS, rows = smaller(128 - column, PANEL_ROWS);
             for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
                 const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
                 panel_q8_0_k256(w[1] + (int64_t)panel * 4352, a, t, count, sums, scratch);
-                store_panel(sums, count, smaller(128 - column, PANEL_ROWS), NULL,
-NULL, 0,
-                            out + (int64_t)t * 512 + 256 + column, 512);
+                store_panel(sums, count, rows, NULL, NULL, 0, out + (int64_t)t * 512 + 256 + column, 512);
             }
         } else { /* q8_0 [128 x 256] */
-            const int32_t panel = unit - 24, column = panel * PANEL_ROWS;
+            const int32_t panel = unit - 24;
+            const int32_t column = panel * PANEL_ROWS, rows = smaller(128 - column, PANEL_ROWS);
             for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
                 const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
                 panel_q8_0_k256(w[2] + (int64_t)panel * 4352, a, t, count, sums, scratch);
-                store_panel(sums, count, smaller(128 - column, PANEL_ROWS), NULL,
-NULL, 0,
-                            out + (int64_t)t * 512 + 384 + column, 512);
+                store_panel(sums, count, rows, NULL, NULL, 0, out + (int64_t)t * 512 + 384 + column, 512);
             }
         }
     }
-    (void)residual;
 }
 
 /* q8_0 [256 x 256] -> f32 [n x 256], residual added */
@@ -116,17 +112,14 @@ static void linear_1(engine *e, int32_t thread, const activations *a, const uint
 {
     float *sums = sums_of(e, thread);
     uint8_t *scratch = scratch_of(e, thread);
-    (void)b;
-    for (int32_t unit; (unit = threadpool_next(e->pool, thread, 16)) >= 0;) {
-        { /* q8_0 [256 x 256] */
-            const int32_t panel = unit - 0, column = panel * PANEL_ROWS;
-            for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
-                const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
-                panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, sums, scratch);
-                store_panel(sums, count, smaller(256 - column, PANEL_ROWS), NULL,
-residual + (int64_t)t * 256 + 0 + column, 256,
-                            out + (int64_t)t * 256 + 0 + column, 256);
-            }
+    (void)b, (void)residual;
+    for (int32_t panel; (panel = threadpool_next(e->pool, thread, 16)) >= 0;) {
+        const int32_t column = panel * PANEL_ROWS, rows = smaller(256 - column, PANEL_ROWS);
+        for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
+            const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
+            panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, sums, scratch);
+            store_panel(sums, count, rows, NULL, residual + (int64_t)t * 256 + column, 256,
+                        out + (int64_t)t * 256 + column, 256);
         }
     }
 }
@@ -155,17 +148,14 @@ static void linear_3(engine *e, int32_t thread, const activations *a, const uint
 {
     float *sums = sums_of(e, thread);
     uint8_t *scratch = scratch_of(e, thread);
-    (void)b;
-    for (int32_t unit; (unit = threadpool_next(e->pool, thread, 16)) >= 0;) {
-        { /* q8_0 [256 x 512] */
-            const int32_t panel = unit - 0, column = panel * PANEL_ROWS;
-            for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
-                const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
-                panel_q8_0_k512(w[0] + (int64_t)panel * 8704, a, t, count, sums, scratch);
-                store_panel(sums, count, smaller(256 - column, PANEL_ROWS), NULL,
-residual + (int64_t)t * 256 + 0 + column, 256,
-                            out + (int64_t)t * 256 + 0 + column, 256);
-            }
+    (void)b, (void)residual;
+    for (int32_t panel; (panel = threadpool_next(e->pool, thread, 16)) >= 0;) {
+        const int32_t column = panel * PANEL_ROWS, rows = smaller(256 - column, PANEL_ROWS);
+        for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
+            const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
+            panel_q8_0_k512(w[0] + (int64_t)panel * 8704, a, t, count, sums, scratch);
+            store_panel(sums, count, rows, NULL, residual + (int64_t)t * 256 + column, 256,
+                        out + (int64_t)t * 256 + column, 256);
         }
     }
 }
@@ -176,20 +166,15 @@ static void linear_4(engine *e, int32_t thread, const activations *a, const uint
 {
     float *sums = sums_of(e, thread);
     uint8_t *scratch = scratch_of(e, thread);
-    (void)b;
-    for (int32_t unit; (unit = threadpool_next(e->pool, thread, 17)) >= 0;) {
-        { /* q8_0 [272 x 256] */
-            const int32_t panel = unit - 0, column = panel * PANEL_ROWS;
-            for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
-                const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
-                panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, sums, scratch);
-                store_panel(sums, count, smaller(272 - column, PANEL_ROWS), NULL,
-NULL, 0,
-                            out + (int64_t)t * 272 + 0 + column, 272);
-            }
+    (void)b, (void)residual;
+    for (int32_t panel; (panel = threadpool_next(e->pool, thread, 17)) >= 0;) {
+        const int32_t column = panel * PANEL_ROWS, rows = smaller(272 - column, PANEL_ROWS);
+        for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
+            const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
+            panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, sums, scratch);
+            store_panel(sums, count, rows, NULL, NULL, 0, out + (int64_t)t * 272 + column, 272);
         }
     }
-    (void)residual;
 }
 
 /* ---- layers --------------------------------------------------------------- */
@@ -202,7 +187,7 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
     /* %1: f32[T,256] = rms_norm(%0; attn_norm.weight) */
     for (int32_t t = tokens.first; t < tokens.end; t++)
         rms_norm(AT(0x10000) + (int64_t)t * 256, VECTOR(L->attn_norm), 256, 0x1.4f8b580000000p-17f,
-            AT(0x0) + (int64_t)t * 256);
+                 AT(0x0) + (int64_t)t * 256);
     TIMED(OP_RMS_NORM);
     CHECK(OP_RMS_NORM, L->number, AT(0x0), e->n, 256, 256);
 
@@ -286,7 +271,7 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
     /* %13: f32[T,256] = rms_norm(%12; ffn_norm.weight) */
     for (int32_t t = tokens.first; t < tokens.end; t++)
         rms_norm(AT(0x10000) + (int64_t)t * 256, VECTOR(L->ffn_norm), 256, 0x1.4f8b580000000p-17f,
-            AT(0x0) + (int64_t)t * 256);
+                 AT(0x0) + (int64_t)t * 256);
     TIMED(OP_RMS_NORM);
     CHECK(OP_RMS_NORM, L->number, AT(0x0), e->n, 256, 256);
 
@@ -363,7 +348,7 @@ static void forward(void *arg, int32_t thread)
     /* %36: f32[W,256] = rms_norm(%35; output_norm.weight) */
     for (int32_t t = wanted.first; t < wanted.end; t++)
         rms_norm(AT(0x0) + (int64_t)t * 256, VECTOR(0x145100), 256, 0x1.4f8b580000000p-17f,
-            AT(0x0) + (int64_t)t * 256);
+                 AT(0x0) + (int64_t)t * 256);
     TIMED(OP_RMS_NORM);
     CHECK(OP_RMS_NORM, -1, AT(0x0), e->n_want, 256, 256);
 
