@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from fakes.bundle import make_bundle, resolved_plan
 
 from runtime.cli import main
 from runtime.errors import EXIT_BUNDLE, EXIT_USAGE
+from tests.fakes.bundle import make_bundle, resolved_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
