@@ -35,10 +35,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class FileStamp:
-    """What tells a file's state without reading it: size in bytes, time of change in ns, inode."""
+    """What tells a file's state without reading it: size in bytes, times in ns, inode.
+
+    ``ctime_ns`` changes with every write and cannot be set, which is what makes this reliable.
+    """
 
     size: int
     mtime_ns: int
+    ctime_ns: int
     inode: int
     device: int
 

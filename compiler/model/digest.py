@@ -1,9 +1,11 @@
 """SHA-256 of a model's files, computed once for each state of them.
 
 The digest of several gigabytes takes seconds, so it is remembered by path, size,
-time of change and inode in ``$XDG_CACHE_HOME/engine/digests`` (default
-``~/.cache``): a private folder of this user. What was not read, is owned by another
-or looks wrong is computed again.
+times and inode in ``$XDG_CACHE_HOME/engine/digests`` (default ``~/.cache``): a private
+folder of this user. :mod:`runtime.bundle.digests` says why a file with the same
+numbers holds the same bytes. It is plain SHA-256, one file after the other, because
+that is what ``sha256sum`` and the hubs say of a model. What another user owns or could
+write is computed again.
 """
 
 from __future__ import annotations
@@ -21,11 +23,10 @@ from dataclasses import astuple
 from pathlib import Path
 
 from compiler.model.description import FileStamp
+from runtime.bundle.digests import QUIET_NS
 from runtime.errors import EXIT_MODEL, EngineError
 
 _CHUNK = 8 << 20
-#: A file changed this recently (ns) could change again without its time showing it.
-_SETTLED_NS = 2_000_000_000
 
 #: Called with (bytes done, bytes in all) while a digest is computed.
 Progress = Callable[[int, int], None]
@@ -41,6 +42,7 @@ def content_digest(files: Sequence[tuple[Path, int, FileStamp]], progress: Progr
     entry = _folder() / hashlib.sha256(key.encode()).hexdigest()
     if (known := _recall(entry)) is not None:
         return known
+    started = time.time_ns()
     digest, done, total = hashlib.sha256(), 0, sum(stamp.size for _, _, stamp in files)
     buffer = memoryview(bytearray(_CHUNK))
     for path, descriptor, stamp in files:
@@ -54,8 +56,8 @@ def content_digest(files: Sequence[tuple[Path, int, FileStamp]], progress: Progr
         if offset != stamp.size or file_stamp(descriptor) != stamp:
             raise changed(path)
     result = digest.hexdigest()
-    newest = max(stamp.mtime_ns for _, _, stamp in files)
-    if time.time_ns() - newest > _SETTLED_NS:
+    newest = max(max(stamp.mtime_ns, stamp.ctime_ns) for _, _, stamp in files)
+    if started - newest >= QUIET_NS:
         _remember(entry, result)
     return result
 
@@ -63,7 +65,7 @@ def content_digest(files: Sequence[tuple[Path, int, FileStamp]], progress: Progr
 def file_stamp(descriptor: int) -> FileStamp:
     """The state of an open file."""
     status = os.fstat(descriptor)
-    return FileStamp(status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
+    return FileStamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 
 def changed(path: Path) -> EngineError:

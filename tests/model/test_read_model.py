@@ -13,6 +13,7 @@ import pytest
 
 from compiler.model.metadata import require_float, require_int, require_ints, require_str, require_strs
 from compiler.model.reader import decodable, open_rows, read_model
+from runtime.bundle.digests import QUIET_NS
 from runtime.errors import EXIT_MODEL, EngineError
 
 
@@ -98,23 +99,25 @@ def test_the_digest_is_that_of_the_content_wherever_the_file_lies(path: Path, tm
     assert read_model(moved).digest == first
 
 
-def test_a_remembered_digest_is_dropped_when_the_file_changes(write_model, path: Path) -> None:
-    settled = time.time_ns() - 10_000_000_000
-    os.utime(path, ns=(settled, settled))
+def test_a_remembered_digest_is_dropped_when_the_file_changes(path: Path) -> None:
+    time.sleep(2 * QUIET_NS / 1e9)
     calls: list[int] = []
     first = read_model(path, lambda done, total: calls.append(done)).digest
     assert calls
     calls.clear()
     assert read_model(path, lambda done, total: calls.append(done)).digest == first
     assert not calls
-    write_model(path, seed=1)
+    before = path.stat()
+    with path.open("r+b") as file:  # in place, same size, and the old time of change put back
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x7f")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert read_model(path).digest == hashlib.sha256(path.read_bytes()).hexdigest() != first
 
 
 def test_a_planted_digest_is_not_believed(path: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    settled = time.time_ns() - 10_000_000_000
-    os.utime(path, ns=(settled, settled))
+    time.sleep(2 * QUIET_NS / 1e9)
     right = read_model(path).digest
     (entry,) = (tmp_path / "cache/engine/digests").iterdir()
     assert entry.stat().st_mode & 0o077 == 0
