@@ -1,0 +1,123 @@
+"""Tables and plot from the figures of ``compare_llama_cpp.py``.
+
+    python tests/benchmarks/report.py results/     reads results.json, writes table.md, plot.svg
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+
+def best_peer(rates: dict[str, dict[str, list[float]]], arms: list[str], test: str) -> tuple[str, float]:
+    """The peer's configuration with the highest median on this test, and that median."""
+    name = max(arms, key=lambda arm: median(rates[arm][test]))
+    return name, median(rates[name][test])
+
+
+def bandwidth_share(
+        rate: float, test: dict[str, Any], entry: dict[str, Any], bandwidth: float) -> float | None:
+    """Bytes a second that decoding must read (weights once a step, each sequence its KV), as a
+    share of the measured bandwidth; None for prefill, which is bound by arithmetic."""
+    if test["prefill"]:
+        return None
+    sequences = test["sequences"]
+    context = test["depth"] + test["decode"] / 2
+    step_bytes = entry["weight_bytes"] + sequences * context * entry["kv_bytes_per_token"]
+    return float(rate / sequences * step_bytes / bandwidth)
+
+
+def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry for each quantization, test and backend: medians, ratio, share of the limit."""
+    bandwidth = median(result["bandwidth"])
+    out = []
+    for entry in result["quantizations"]:
+        for test in result["tests"]:
+            for backend, arms in result["against"].items():
+                samples = entry["rates"][backend][test["name"]]
+                ours = median(samples)
+                name, peer = best_peer(entry["rates"], arms, test["name"])
+                out.append({
+                    "quantization": entry["quantization"], "test": test["name"], "backend": backend,
+                    "ours": ours, "spread": (max(samples) - min(samples)) / ours, "peer": peer,
+                    "peer_configuration": name.rsplit(f"{backend} ", 1)[1], "ratio": ours / peer,
+                    "share": bandwidth_share(ours, test, entry, bandwidth),
+                    "peer_share": bandwidth_share(peer, test, entry, bandwidth)})
+    return out
+
+
+def table(result: dict[str, Any]) -> str:
+    """The markdown that goes into docs/performance.md."""
+    versions = {p["version"] for p in result["peer"].values()}
+    lines = [
+        f"{result['model']}, {result['threads']} threads, {result['cpu']}; medians of {result['rounds']} "
+        f"alternating rounds; read bandwidth measured in the same run "
+        f"{median(result['bandwidth']) / 1e9:.1f} GB/s; llama-cpp-python {', '.join(sorted(versions))}, "
+        f"the better of repacked and as stored.", "",
+        "| weights | test | backend | t/s | spread | llama.cpp t/s | its best | ratio | share of limit |",
+        "|---|---|---|---:|---:|---:|---|---:|---:|"]
+    for row in rows(result):
+        share = "" if row["share"] is None else f"{row['share']:.0%} ({row['peer_share']:.0%})"
+        lines.append(
+            f"| {row['quantization']} | {row['test']} | {row['backend']} | {row['ours']:.1f} | "
+            f"{row['spread']:.0%} | {row['peer']:.1f} | {row['peer_configuration']} | {row['ratio']:.2f} | "
+            f"{share} |")
+    lines += ["", "Share of limit: bytes of weights and KV a step reads, times steps a second, over the "
+              "measured bandwidth; llama.cpp's in brackets."]
+    return "\n".join(lines) + "\n"
+
+
+def plot(result: dict[str, Any], target: Path) -> bool:
+    """Bars of tokens a second (one panel a test) and of the share of the limit; False without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        return False
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "engine"  # the same figures give the same file
+    from matplotlib import pyplot
+
+    data = rows(result)
+    tests = [t["name"] for t in result["tests"]]
+    quants = [e["quantization"] for e in result["quantizations"]]
+    figure, axes = pyplot.subplots(2, len(tests), figsize=(3.6 * len(tests), 6.4), squeeze=False)
+    series = [(b, side) for b in result["against"] for side in ("ours", "peer")]
+    width = 0.8 / len(series)
+    for column, test in enumerate(tests):
+        for n, (backend, side) in enumerate(series):
+            mine = [r for r in data if r["test"] == test and r["backend"] == backend]
+            x = [i + (n - (len(series) - 1) / 2) * width for i in range(len(quants))]
+            label = backend if side == "ours" else f"llama.cpp, for {backend}"
+            shares = [r["share" if side == "ours" else "peer_share"] for r in mine]
+            axes[0][column].bar(x, [r[side] for r in mine], width, label=label)
+            if None not in shares:
+                axes[1][column].bar(x, [100 * s for s in shares], width, label=label)
+        axes[0][column].set_title(test)
+        axes[0][column].set_ylabel("tokens/s")
+        for row in (0, 1):
+            axes[row][column].set_xticks(range(len(quants)), quants)
+        if all(r["share"] is None for r in data if r["test"] == test):
+            axes[1][column].set_axis_off()
+        else:
+            axes[1][column].set_ylabel("% of read bandwidth")
+            axes[1][column].axhline(100, linewidth=0.8, color="black")
+    axes[0][0].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(target, metadata={"Date": None})
+    pyplot.close(figure)
+    return True
+
+
+def write_report(folder: Path) -> None:
+    """Writes ``table.md`` and ``plot.svg`` beside ``results.json``."""
+    result = json.loads((folder / "results.json").read_text())
+    (folder / "table.md").write_text(table(result))
+    if not plot(result, folder / "plot.svg"):
+        print("no plot: matplotlib is not installed (pip install 'engine[benchmark]')", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    write_report(Path(sys.argv[1]))
