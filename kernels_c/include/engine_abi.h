@@ -91,9 +91,12 @@ typedef struct {
     float logprob;            /* log softmax of the raw logits at token */
 } engine_choice;
 
-/* Chooses a token from logits[n_vocab] (not modified). history[n_history]: ids
- * the penalties look at. bias_*: logit bias. scratch: float[4 * n_vocab].
- * The draw depends on (seed, position) only (Philox 4x32-10). */
+/* Chooses a token from logits[n_vocab] (not modified), by the steps that
+ * sampling.c lists in order. history[n_history]: ids the penalties look at.
+ * bias_*: added to the logits of bias_token[n_bias]; -INFINITY forbids a token.
+ * scratch: float[4 * n_vocab]. The draw depends on (seed, position) only (Philox
+ * 4x32-10). ENGINE_E_NUMERIC: a logit is NaN or infinite; ENGINE_E_ARGUMENT: a
+ * parameter or an id is out of range, or the bias forbids every token. */
 int32_t engine_sample(const float *logits, int32_t n_vocab, const engine_sampling *params,
                       const int32_t *history, int32_t n_history,
                       const int32_t *bias_token, const float *bias, int32_t n_bias,

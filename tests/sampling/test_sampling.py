@@ -131,6 +131,17 @@ def test_the_row_is_not_written(library: Library) -> None:
     assert row.tobytes() == before
 
 
+def test_nothing_outside_the_scratch_is_written(library: Library) -> None:
+    for row, chain in itertools.product(rows().values(), CHAINS):
+        n = len(row)
+        guarded = np.full(4 * n + 64, 7.25, np.float32)
+        library.scratch[n] = guarded[32:-32]
+        assert library.sample(row, chain, 3, (0,) * 5, {0: 0.5})[0] == OK
+        assert (guarded[:32] == 7.25).all()
+        assert (guarded[-32:] == 7.25).all()
+        del library.scratch[n]
+
+
 @pytest.mark.parametrize("flags", [("-O0",), ("-O2", "-mavx2", "-mfma"), ("-O3", "-march=native")])
 def test_compiler_flags_do_not_change_a_bit(
     library: Library, build: Callable[..., Library], flags: tuple[str, ...]

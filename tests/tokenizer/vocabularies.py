@@ -20,8 +20,13 @@ def vocabulary_file(shared_data: Path, name: str) -> Path:
 
 
 @cache
+def real_files(shared_data: Path, name: str) -> dict[str, bytes]:
+    return build_vocabulary(read_model(vocabulary_file(shared_data, name)))
+
+
+@cache
 def real(shared_data: Path, name: str) -> Tokenizer:
-    files = build_vocabulary(read_model(vocabulary_file(shared_data, name)))
+    files = real_files(shared_data, name)
     return Tokenizer.from_files(files["tokenizer.json"], files["vocabulary.json"])
 
 
