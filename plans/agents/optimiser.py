@@ -4,8 +4,8 @@
 ``--allow-compile``. One decision is changed at a time (quantization, threads, step size, policy).
 A trial is kept only if
 
-* the median KPI of its repetitions exceeds the best so far by more than the tolerance *and* by
-  more than the repetitions of either scatter;
+* the median KPI of its repetitions exceeds that of the best so far, measured again in turns with
+  it, by more than the tolerance *and* by more than the repetitions of either scatter;
 * its next-token choices agree with the reference's at enough places (the quality bound);
 * none of its executions failed or ran into a limit of energy or time.
 
@@ -100,7 +100,7 @@ class Optimiser:
             trial = self._propose(best, path, value)
             if trial is None:
                 return best
-            self._measure(trial)
+            self._measure(best, trial)
         except ApiError as error:
             self._journal.write(
                 "refused", change=change, code=error.code, message=str(error), hint=error.hint
@@ -112,7 +112,12 @@ class Optimiser:
             "plan": trial.plan,
             "policy": trial.policy,
             "kpi": trial.kpi,
-            "best_median": best.kpi["median"],
+            "best": {
+                "plan": best.plan,
+                "policy": best.policy,
+                "kpi": best.kpi,
+                "executions": best.executions,
+            },
             "quality": trial.quality,
             "executions": trial.executions,
         }
@@ -146,21 +151,22 @@ class Optimiser:
         self._proposed.add(served["name"])
         return Choice(served["name"], best.policy)
 
-    def _measure(self, choice: Choice) -> None:
-        """Runs the workload, once to warm up; then the repetitions that count."""
+    def _measure(self, *choices: Choice) -> None:
+        """Runs the workload, once to warm up; then the repetitions that count, the choices taking
+        turns, so that a machine that becomes faster or slower meanwhile favours none of them."""
         limits = {**self._bounds.limits, "max_tokens": self._bounds.max_tokens}
-        execution = {"scheduler_policy": choice.policy, "limits": limits}
-        self._client.run(choice.plan, self._prompts[0], execution)
-        runs = [
-            self._client.run(choice.plan, prompt, execution)
-            for _ in range(self._bounds.repetitions)
-            for prompt in self._prompts
-        ]
-        self._journal.engine_version = runs[0]["engine_version"]
-        choice.kpi = kpi_of(runs)
-        choice.executions = [run["execution_id"] for run in runs]
-        choice.ends = sorted({run["stop_reason"] for run in runs})
-        choice.quality = self._quality(choice.plan)
+        runs: list[list[dict[str, Any]]] = [[] for _ in choices]
+        for repetition in range(-1, self._bounds.repetitions):
+            for choice, done in zip(choices, runs, strict=True):
+                execution = {"scheduler_policy": choice.policy, "limits": limits}
+                some = [self._client.run(choice.plan, prompt, execution) for prompt in self._prompts]
+                done += some if repetition >= 0 else []
+        for choice, done in zip(choices, runs, strict=True):
+            self._journal.engine_version = done[0]["engine_version"]
+            choice.kpi = kpi_of(done)
+            choice.executions = [run["execution_id"] for run in done]
+            choice.ends = sorted({run["stop_reason"] for run in done})
+            choice.quality = choice.quality or self._quality(choice.plan)
 
     def _objection(self, best: Choice, trial: Choice) -> str | None:
         """Why a trial is not kept, or None."""
