@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 
 def write_sources(folder: Path, plan: ResolvedPlan, lowered: Lowered) -> Path:
     """Writes what can be reviewed without a compiler: the plan, the graph and the C; returns the folder."""
-    files = {format.PLAN: plan.to_bytes(), format.GRAPH: lowered.graph.to_text().encode()}
+    files = {format.PLAN: plan.to_bytes(lowered.types), format.GRAPH: lowered.graph.to_text().encode()}
     files |= {f"{format.KERNELS_DIR}/{name}": text.encode() for name, text in lowered.emitted.sources.items()}
     try:
         for name, data in files.items():
@@ -68,7 +68,7 @@ def ensure_bundle(
                 units=lowered.emitted.units,
             )
             files: dict[str, bytes | Path] = {
-                format.PLAN: plan.to_bytes(),
+                format.PLAN: plan.to_bytes(lowered.types),
                 format.GRAPH: lowered.graph.to_text().encode(),
                 format.SHARED_OBJECT: work / format.SHARED_OBJECT,
                 format.WEIGHTS: weights,

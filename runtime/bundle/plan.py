@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from runtime.bundle.planfields import BY_PATH, FIELDS, check_value, plan_error
 from runtime.bundle.spelling import did_you_mean
@@ -101,6 +101,22 @@ _GROUPS: dict[str, type] = {
 }
 
 
+class TensorDecision(Protocol):
+    """Which type one tensor takes, from which, and why."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def source_type(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+
+
+_DECISION = ("name", "source_type", "type", "reason")
+
+
 @dataclass(frozen=True)
 class ResolvedPlan:
     """A plan with nothing left open. ``origins`` maps each path of ``FIELDS`` to its origin."""
@@ -164,14 +180,21 @@ class ResolvedPlan:
             },
         }
 
-    def to_bytes(self) -> bytes:
-        """``plan.json`` as bytes: canonical JSON and a newline."""
-        return canonical_json(self.to_json()) + b"\n"
+    def to_bytes(self, tensors: Iterable[TensorDecision] = ()) -> bytes:
+        """``plan.json`` as bytes: canonical JSON and a newline.
+
+        ``tensors`` are written down beside the fields for whoever reads the file: they
+        follow from the quantization and the model, so neither digest nor plan need them.
+        """
+        body = self.to_json()
+        if decided := [{name: getattr(item, name) for name in _DECISION} for item in tensors]:
+            body["tensors"] = decided
+        return canonical_json(body) + b"\n"
 
     @classmethod
     def from_json(cls, body: object) -> ResolvedPlan:
         """The inverse of :meth:`to_json`; raises ``bad_bundle_plan`` unless all of it holds."""
-        if not isinstance(body, dict) or set(body) != {"digest", "fields"}:
+        if not isinstance(body, dict) or set(body) - {"tensors"} != {"digest", "fields"}:
             raise _damaged("it is not an object with 'digest' and 'fields'")
         entries = body["fields"]
         if not isinstance(entries, dict) or not all(

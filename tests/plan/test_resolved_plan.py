@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from compiler.plan import load_plan, plan_from_mapping, resolve
+from compiler.quantize.recipes import TensorType
 from runtime.bundle.plan import ResolvedPlan, TypeOverride
 from runtime.bundle.planfields import BY_PATH
 from runtime.errors import EXIT_BUNDLE, EngineError
@@ -116,6 +117,15 @@ def test_it_is_written_canonically_and_read_back(minimal, machine, model) -> Non
     assert ResolvedPlan.from_bytes(data) == plan
     assert ResolvedPlan.from_bytes(data).digest == plan.digest
     assert json.loads(data)["fields"]["backend"] == {"value": "reference", "origin": "plan"}
+
+
+def test_the_types_of_tensors_are_written_beside_the_fields(resolved: ResolvedPlan) -> None:
+    decided = [TensorType("output.weight", "f16", "q6_k", "q4_k_m: output")]
+    body = json.loads(resolved.to_bytes(decided))
+    assert body["tensors"] == [
+        {"name": "output.weight", "source_type": "f16", "type": "q6_k", "reason": "q4_k_m: output"}
+    ]
+    assert ResolvedPlan.from_bytes(resolved.to_bytes(decided)) == resolved
 
 
 def test_it_is_frozen(resolved: ResolvedPlan) -> None:
