@@ -1,0 +1,129 @@
+"""A soak: many clients, some of whom leave at random; what must hold afterwards.
+
+Used by a test on a fake engine and by ``tests/benchmarks/soak.py`` on a real plan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import httpx
+
+
+@dataclass
+class Tally:
+    """What the clients saw. ``texts``: complete texts by (prompt, tokens)."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    texts: dict[tuple[str, int], set[str]] = field(default_factory=dict)
+    execution_ids: set[str] = field(default_factory=set)
+    finished_ids: set[str] = field(default_factory=set)
+    faults: list[str] = field(default_factory=list)
+    tokens: int = 0
+
+
+async def _client(
+    http: httpx.AsyncClient, model: str, rng: random.Random, tally: Tally, until: float, leave: float
+) -> None:
+    while time.monotonic() < until:
+        prompt = f"Once upon a time {rng.randrange(12)}"
+        count = rng.randint(4, 48)
+        leaves_after = rng.randint(0, count) if rng.random() < leave else None
+        body = {
+            "model": model,
+            "prompt": prompt,
+            "stream": True,
+            "execution": {
+                "limits": {"max_tokens": count},
+                "scheduler_policy": rng.choice(("default", "latency")),
+            },
+        }
+        try:
+            await _one(http, body, prompt, count, leaves_after, tally)
+        except httpx.HTTPError as error:
+            tally.faults.append(repr(error))
+
+
+async def _one(
+    http: httpx.AsyncClient,
+    body: dict[str, object],
+    prompt: str,
+    count: int,
+    leaves_after: int | None,
+    tally: Tally,
+) -> None:
+    async with http.stream("POST", "/v1/runs", json=body) as reply:
+        if reply.status_code == 429:
+            tally.ends["refused"] += 1
+            await asyncio.sleep(0.05)
+            return
+        if reply.status_code != 200:
+            tally.faults.append(f"status {reply.status_code}: {(await reply.aread())[:200]!r}")
+            return
+        tally.execution_ids.add(reply.headers["x-execution-id"])
+        event, indexes, text = "", [], ""
+        async for line in reply.aiter_lines():
+            if line.startswith("event: "):
+                event = line[7:]
+            if not line.startswith("data: "):
+                continue
+            data = json.loads(line[6:])
+            if event == "token":
+                indexes += [data["index"]] if data["index"] is not None else []
+                text += data["text"]
+                tally.tokens += 1
+                if leaves_after is not None and len(indexes) > leaves_after:
+                    tally.ends["left"] += 1
+                    return
+            elif event == "result":
+                _check(data, indexes, text, prompt, count, tally)
+            elif event == "error":
+                tally.faults.append(json.dumps(data))
+
+
+def _check(
+    data: dict[str, object], indexes: list[int], text: str, prompt: str, count: int, tally: Tally
+) -> None:
+    metrics = data["metrics"]
+    assert isinstance(metrics, dict)
+    if indexes != list(range(len(indexes))) or len(indexes) != metrics["tokens_total"]:
+        tally.faults.append(f"tokens lost or doubled: {indexes} of {metrics['tokens_total']}")
+    if text != data["result"]:
+        tally.faults.append(f"streamed {text!r}, result {data['result']!r}")
+    tally.texts.setdefault((prompt, count), set()).add(text)
+    tally.ends[str(data["stop_reason"])] += 1
+    tally.finished_ids.add(str(data["execution_id"]))
+
+
+async def soak(
+    url: str,
+    model: str,
+    *,
+    clients: int,
+    seconds: float,
+    leave: float = 0.2,
+    seed: int = 0,
+    watch: Callable[[], None] | None = None,
+) -> Tally:
+    """``clients`` at once for ``seconds``; ``watch`` is called about once a second."""
+    tally = Tally()
+    until = time.monotonic() + seconds
+    limits = httpx.Limits(max_connections=clients + 1)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
+        tasks = [
+            asyncio.create_task(_client(http, model, random.Random(seed * 1000 + i), tally, until, leave))
+            for i in range(clients)
+        ]
+        while not all(task.done() for task in tasks):
+            await asyncio.wait(tasks, timeout=1.0)
+            if watch is not None:
+                watch()
+        for task in tasks:
+            task.result()
+    return tally
