@@ -104,7 +104,7 @@ def plot(result: dict[str, Any], target: Path) -> bool:
         else:
             axes[1][column].set_ylabel("% of read bandwidth")
             axes[1][column].axhline(100, linewidth=0.8, color="black")
-    axes[0][0].legend(fontsize="small")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower left", fontsize="small")
     figure.tight_layout()
     figure.savefig(target, metadata={"Date": None})
     pyplot.close(figure)

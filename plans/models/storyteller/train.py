@@ -6,8 +6,7 @@
 Every batch is a function of the seed and of what came before, and a checkpoint holds all
 state, so a run that was stopped goes on where it was when started again with the same
 DIR. Learning rate: a short warm-up, constant, then linear to zero over the last part;
-a run may be cut short by resuming with fewer steps. The last part also trains on
-sequences of the whole context.
+a run may be cut short by resuming with fewer steps.
 """
 
 from __future__ import annotations
@@ -30,7 +29,10 @@ from muon import Muon
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SPECIAL = (corpus.START, corpus.END, corpus.IM_START, corpus.IM_END)
-BATCH_TOKENS, SHORT, LONG_SHARE, DECAY_SHARE, WARMUP = 2048, 512, 0.15, 0.45, 60
+BATCH_TOKENS, WARMUP, DECAY_SHARE, WINDOW = 2048, 60, 0.25, 512
+#: Tokens of a row from a share of the run on. Attention learns to find a name among few
+#: tokens sooner than among many, so rows start short.
+ROW_TOKENS = ((0.0, 128), (0.8, 512), (0.92, Shape.context))
 MATRIX_RATE, VECTOR_RATE = 0.015, 0.002
 
 
@@ -68,17 +70,17 @@ class Stream:
 
 
 def heldout_loss(model: Llama, tokenizer: Tokenizer, characters: int = 24_000) -> dict[str, float]:
-    """Mean negative log-likelihood (nats) a token, by language, in windows of SHORT tokens."""
+    """Mean negative log-likelihood (nats) a token, by language, in windows of WINDOW tokens."""
     result = {}
     for language in ("en", "pt"):
         ids = torch.tensor(tokenizer.encode(corpus.START + corpus.heldout(language, characters)).ids)
-        windows = (len(ids) - 1) // SHORT
+        windows = (len(ids) - 1) // WINDOW
         total = 0.0
         with torch.no_grad():
             for w in range(windows):
-                row = ids[w * SHORT: (w + 1) * SHORT + 1]
+                row = ids[w * WINDOW: (w + 1) * WINDOW + 1]
                 total += F.cross_entropy(model(row[None, :-1])[0], row[1:], reduction="sum").item()
-        result[language] = total / (windows * SHORT)
+        result[language] = total / (windows * WINDOW)
     return result
 
 
@@ -120,9 +122,9 @@ def center(embeddings: torch.Tensor, ids: torch.Tensor) -> None:
 
 
 def batches(stream: Stream, step: int, steps: int) -> Iterator[torch.Tensor]:
-    """The batches of the remaining steps: short rows, at the end rows of the whole context."""
+    """The batches of the remaining steps, in rows of ROW_TOKENS."""
     for n in range(step, steps):
-        tokens = Shape().context if n >= steps * (1 - LONG_SHARE) else SHORT
+        tokens = max(length for share, length in ROW_TOKENS if n >= share * steps)
         yield stream.take(BATCH_TOKENS // tokens, tokens)
 
 
