@@ -1,0 +1,139 @@
+"""``engine verify``: the determinism grid of a plan, a digest of the logits in every cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runtime.cli.output import note, on_terminal, print_json, table
+from runtime.errors import EXIT_FAILURE, EXIT_USAGE, EngineError
+
+if TYPE_CHECKING:
+    from runtime.control.verify import Backend, Cell
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command ``verify``."""
+    app.command()(verify)
+
+
+def verify(
+    plan: Annotated[str, typer.Argument(help="A plan's file or the name of a bundled plan.")],
+    backends: Annotated[
+        str | None, typer.Option(help="Separated by commas; default: all that this CPU can run.")
+    ] = None,
+    threads: Annotated[str | None, typer.Option(help="Separated by commas; default: 1 and the most.")] = None,
+    chunks: Annotated[str, typer.Option(help="Prompt tokens a step, separated by commas.")] = "1,7,64,256",
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of the sequence.")] = 288,
+    reference_tokens: Annotated[
+        int, typer.Option(min=2, help="… on the reference backend, which is slow; the rest is not run there.")
+    ] = 48,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compute one sequence in every way that must not matter, and compare the logits bit for bit.
+
+    Threads x prompt chunk x alone or beside other sequences x cold or warm KV slot x backend. Every
+    cell shows a digest of the logits at all positions. Exit code 0 if there is one digest, 1 if not.
+    """
+    from runtime.control.verify import disagreements, grid
+
+    made = _backends(plan, backends, threads, _numbers(chunks, "--chunks"), tokens, reference_tokens)
+    total = sum(len(backend.ways) for backend in made)
+    cells: list[Cell] = []
+    for cell in grid(made):
+        cells.append(cell)
+        if on_terminal() and not as_json:
+            note(f"{len(cells)}/{total}  {cell.backend}, {cell.way.label}: {cell.digest[:16]}")
+    wrong = disagreements(cells)
+    if as_json:
+        body = [{**cell.to_json(), "agrees": cell not in wrong} for cell in cells]
+        print_json({"deterministic": not wrong, "cells": body})
+    else:
+        print(_table(cells, wrong))
+        shortest = min(cell.tokens for cell in cells)
+        print(
+            f"\n{len(cells)} cells, {len(wrong)} disagree"
+            + (f" ({shortest} positions on reference, compared over those)" if shortest != tokens else "")
+        )
+    if wrong:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def _backends(
+    plan: str,
+    names: str | None,
+    threads: str | None,
+    chunks: list[int],
+    tokens: int,
+    reference_tokens: int,
+) -> list[Backend]:
+    from compiler.backends import available, get
+    from runtime.bundle.machine import Machine
+    from runtime.cli.variants import Variants
+    from runtime.control.verify import Backend, Workload, ways
+    from runtime.engine.executable import Executable
+
+    machine = Machine.probe()
+    variants = Variants(plan)
+    usable = [
+        name for name in available() if _offers(name) and not get(name).missing_features(machine.features)
+    ]
+    chosen = names.split(",") if names else usable
+    counts = _numbers(threads, "--threads") if threads else sorted({1, max(2, len(machine.cpus))})
+    made = []
+    for name in chosen:
+        machine.require_features(name, get(name).cpu_features)
+        bundle = variants.bundle(backend=name)
+        limits = bundle.plan.execution
+        length = min(tokens, limits.context, reference_tokens if name == "reference" else tokens)
+        made.append(
+            Backend(
+                name=name,
+                open=lambda count, bundle=bundle: Executable.open(bundle, count),  # type: ignore[misc]
+                ways=ways(counts, chunks, slots=limits.slots, step_tokens=limits.step_tokens),
+                workload=Workload(length, max(1, length - 16)),
+            )
+        )
+    return made
+
+
+def _offers(name: str) -> bool:
+    """Whether an installed backend can be loaded; one that cannot is said, not hidden."""
+    from compiler.backends import get
+
+    try:
+        get(name)
+    except EngineError as error:
+        note(f"note: {error}")
+        return False
+    return True
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and 1 <= int(part) <= 65536 for part in parts):
+        raise EngineError(
+            "invalid_option",
+            f"{text!r}",
+            path=option,
+            allowed="numbers separated by commas",
+            exit_code=EXIT_USAGE,
+        )
+    return [int(part) for part in parts]
+
+
+def _table(cells: list[Cell], wrong: list[Cell]) -> str:
+    """Ways down, backends across; the digest in each cell, marked where it disagrees."""
+    shortest = min(cell.tokens for cell in cells)
+    names = list(dict.fromkeys(cell.backend for cell in cells))
+    shown: dict[tuple[str, str], str] = {}
+    for cell in cells:
+        digest = cell.prefix_digests[shortest] if cell.tokens != shortest else cell.digest
+        text = digest[:12] if cell.tokens == shortest else f"{digest[:12]} {cell.digest[:12]}"
+        shown[cell.way.label, cell.backend] = text + (" DIFFERS" if cell in wrong else "")
+    rows: list[tuple[str, ...]] = [
+        (label, *(shown.get((label, name), "-") for name in names))
+        for label in dict.fromkeys(cell.way.label for cell in cells)
+    ]
+    return table(rows, ("", *names))
