@@ -109,3 +109,25 @@ def write_llama(path: Path, *, layers: int = 2, seed: int = 0, ffn: int = 512, *
     }
     shapes = decoder_shapes(width=256, heads=4, kv_heads=2, ffn=ffn, layers=layers)
     return write_model(path, "llama", metadata, shapes, seed=seed)
+
+
+def write_moe(path: Path, *, experts: int = 4, used: int = 2, seed: int = 3) -> Path:
+    """A Mixtral of two layers and width 256, expert rows of 384."""
+    shapes = decoder_shapes(width=256, heads=4, kv_heads=2, ffn=384, layers=2)
+    for layer in range(2):
+        for name in ("ffn_gate", "ffn_up", "ffn_down"):
+            shape = shapes.pop(f"blk.{layer}.{name}.weight")
+            shapes[f"blk.{layer}.{name}_exps.weight"] = (experts, *shape)
+        shapes[f"blk.{layer}.ffn_gate_inp.weight"] = (experts, 256)
+    metadata = {
+        "context_length": 512,
+        "embedding_length": 256,
+        "block_count": 2,
+        "feed_forward_length": 384,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 2,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "expert_count": experts,
+        "expert_used_count": used,
+    }
+    return write_model(path, "llama", metadata, shapes, seed=seed)
