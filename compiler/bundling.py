@@ -57,7 +57,9 @@ def ensure_bundle(
     with store.locked(final):
         if _is_current(final, plan):
             return final
-        find_toolchain()  # a missing compiler is found before the weights are quantized
+        # What can fail early does so before the weights are quantized.
+        find_toolchain()
+        vocabulary = build_vocabulary(model)
         importance = _importance(declared, model)
         weights = _weights(model, plan, lowered, importance, progress)
         with store.temporary_dir(store.cache_root()) as work:
@@ -72,7 +74,7 @@ def ensure_bundle(
                 format.GRAPH: lowered.graph.to_text().encode(),
                 format.SHARED_OBJECT: work / format.SHARED_OBJECT,
                 format.WEIGHTS: weights,
-                **build_vocabulary(model),
+                **vocabulary,
             }
             for name, text in lowered.emitted.sources.items():
                 files[f"{format.KERNELS_DIR}/{name}"] = text.encode()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from vocabularies import CONTROL, NORMAL, SPM_PIECES, metadata_of, tokenizer_of
 
-from compiler.vocabulary import read_vocabulary
+from compiler.model.description import ModelDescription, Tensor
+from compiler.vocabulary import build_vocabulary, read_vocabulary
 from compiler.vocabulary.pretokenizers import PRE_KINDS
+from runtime.engine.tokenizer import Tokenizer
 from runtime.errors import EXIT_MODEL, EngineError
 
 SPM = metadata_of("spm", SPM_PIECES)
@@ -120,6 +123,27 @@ def test_every_known_splitting_rule_loads_and_round_trips(pre: str) -> None:
     tokenizer = tokenizer_of(changed(BPE, pre=pre, bos_token_id=0))
     text = "Hello  WORLD's 12345 ½ não 漢字かな \t\r\n\n  x_y…  "
     assert tokenizer.decode(tokenizer.encode(text, add_special=False)) == text
+
+
+def model_of(metadata: dict[str, Any], rows: int) -> ModelDescription:
+    table = Tensor("token_embd.weight", (rows, 8), "f32", Path("m.gguf"), 0, rows * 32)
+    return ModelDescription(Path("m.gguf"), (), "llama", "m", metadata, {table.name: table}, "00")
+
+
+@pytest.mark.parametrize("metadata", [SPM, BPE], ids=["spm", "bpe"])
+def test_further_rows_of_the_embedding_are_ids_without_text(metadata: dict[str, Any]) -> None:
+    n = len(metadata["tokenizer.ggml.tokens"])
+    files = build_vocabulary(model_of(metadata, n + 64))
+    padded = Tokenizer.from_files(files["tokenizer.json"], files["vocabulary.json"])
+    assert padded.n_vocab == n + 64
+    assert padded.decode([n, n + 63, 97]) == padded.decode([97])
+    assert padded.encode("ab [PAD300] é漢") == tokenizer_of(metadata).encode("ab [PAD300] é漢")
+
+
+@pytest.mark.parametrize("rows", [N - 1, 1, 1 << 24])
+def test_an_embedding_that_cannot_hold_the_vocabulary_is_refused(rows: int) -> None:
+    with pytest.raises(EngineError, match=f"{N} pieces"):
+        build_vocabulary(model_of(SPM, rows))
 
 
 def test_unnamed_ids_get_a_name_of_their_own() -> None:
