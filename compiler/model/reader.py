@@ -14,7 +14,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -42,7 +42,7 @@ def read_model(path: str | Path, progress: Progress | None = None) -> ModelDescr
     """
     path = Path(path)
     paths = model_parts(path)
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, _reading(path):
         opened = []
         for part in paths:
             descriptor = _open(part)
@@ -209,6 +209,15 @@ def _open(path: Path) -> int:
         os.close(descriptor)
         raise _unreadable(path, OSError("it is not a regular file"))
     return descriptor
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What a failing disk or a lost mount says, as ``model_unreadable``."""
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> EngineError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from compiler.plan.declared import Plan, is_model_path
+from compiler.plan.declared import Plan, is_file, is_model_path
 from compiler.plan.loader import parse_yaml, read_yaml
 from compiler.plan.resolve import invalid_plan, resolve
 from compiler.plan.rules import (
@@ -54,8 +54,8 @@ def bundled_plans() -> dict[str, Path]:
 
 def find_plan(name: str | Path) -> Path:
     """The file of a plan: a path as given, or a bundled plan's name; raises ``unknown_plan``."""
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = Path(name)
+    if is_file(path):
         return path
     bundled = bundled_plans()
     if str(name).removesuffix(".yaml") in bundled:

@@ -84,7 +84,23 @@ def is_model_path(model: str) -> bool:
     return not is_store_name(model)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; one that may not be looked at, or no path at all, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def plan_path(base_dir: Path, path: str) -> Path:
+    """A path of a plan, from the plan's folder; ``~`` stands for a home as in a shell."""
+    try:
+        return (base_dir / Path(path).expanduser()).absolute()
+    except RuntimeError:  # ~name of nobody
+        return (base_dir / path).absolute()
+
+
 def _moved(path: str, old: Path, new: Path) -> str:
-    if Path(path).is_absolute():
+    if Path(path).is_absolute() or path.startswith("~"):
         return path
     return os.path.relpath(old / path, new)

@@ -32,7 +32,33 @@ _CORE_SCHEMA = (
 
 
 class _PlanLoader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's scalars and with the refusals of this module."""
+    """SafeLoader with YAML 1.2's scalars, which refuses what a plan may not hold as it meets it.
+
+    The composer takes one event after the other and goes one level deeper with each
+    collection's start, so neither depth nor an alias bomb gets beyond its first event.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def get_event(self) -> Any:
+        event: Any = super().get_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise _refusal(mark, "plan_alias", "aliases and anchors are refused", hint="write it out")
+        if isinstance(event, yaml.DocumentStartEvent) and event.tags:
+            raise _refusal(mark, "plan_tag", "tags are refused")
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise _refusal(mark, "plan_tag", f"the tag {tag!r} is refused", hint="remove it")
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._depth += 1
+            if self._depth > MAX_DEPTH:
+                most = f"at most {MAX_DEPTH}"
+                raise _refusal(mark, "plan_too_deep", f"more than {MAX_DEPTH} levels", allowed=most)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            self._depth -= 1
+        return event
 
 
 # Without a dictionary of its own the class would keep YAML 1.1's scalars.
@@ -95,7 +121,6 @@ def parse_yaml(data: bytes, source: str) -> Any:
         )
     try:
         text = data.decode("utf-8-sig")
-        _refuse_events(text)
         return yaml.load(text, _PlanLoader)  # noqa: S506 (_PlanLoader is a SafeLoader)
     except UnicodeDecodeError as error:
         raise EngineError(
@@ -113,35 +138,6 @@ def parse_yaml(data: bytes, source: str) -> Any:
     except EngineError as error:
         error.path = source + (error.path or "")
         raise
-
-
-def _refuse_events(text: str) -> None:
-    """Refuses what a plan may not hold, before anything is composed from it.
-
-    The parser hands out events without recursion and without resolving aliases, so
-    neither depth nor an alias bomb costs anything here.
-    """
-    depth = documents = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        mark = event.start_mark
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise _refusal(mark, "plan_alias", "aliases and anchors are refused", hint="write it out")
-        if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-            if documents > 1:
-                raise _refusal(mark, "plan_not_yaml", "a plan is one document, not several")
-            if event.tags:
-                raise _refusal(mark, "plan_tag", "tags are refused")
-        elif isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise _refusal(
-                    mark, "plan_too_deep", f"more than {MAX_DEPTH} levels", allowed=f"at most {MAX_DEPTH}"
-                )
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if (tag := getattr(event, "tag", None)) is not None:
-            raise _refusal(mark, "plan_tag", f"the tag {tag!r} is refused", hint="remove it")
 
 
 def _refusal(

@@ -9,7 +9,7 @@ from typing import Any
 
 from compiler.model.description import ModelDescription
 from compiler.model.parts import model_parts
-from compiler.plan.declared import Plan
+from compiler.plan.declared import Plan, is_file, plan_path
 from runtime.bundle.machine import Machine
 from runtime.bundle.modelindex import entry_path, stored_model, stored_names
 from runtime.bundle.plan import check_together
@@ -66,7 +66,7 @@ def file_faults(plan: Plan) -> list[EngineError]:
         except EngineError as error:
             faults.append(error)
     imatrix = locate_imatrix(plan)
-    if imatrix is not None and not imatrix.is_file():
+    if imatrix is not None and not is_file(imatrix):
         faults.append(
             plan_error("unknown_file", "quantization.imatrix", f"there is no file {imatrix}", "a file")
         )
@@ -79,9 +79,9 @@ def locate_model(plan: Plan) -> Path:
     A name that is spelled like a path is a path from the plan's folder; any other is
     looked up in the model store first, then as a file.
     """
-    beside = (plan.base_dir / plan.model).expanduser()
+    beside = plan_path(plan.base_dir, plan.model)
     if not plan.model_is_path and (entry := stored_model(plan.model)) is not None:
-        if entry.path.is_file():
+        if is_file(entry.path):
             return entry.path
         raise EngineError(
             "unknown_model",
@@ -90,7 +90,7 @@ def locate_model(plan: Plan) -> Path:
             hint=f"bring the file back, or engine models remove {plan.model}",
             exit_code=EXIT_PLAN,
         )
-    if beside.is_file():
+    if is_file(beside):
         return beside
     if plan.model_is_path:
         what = f"there is no file {beside}"
@@ -111,7 +111,7 @@ def locate_model(plan: Plan) -> Path:
 def locate_imatrix(plan: Plan) -> Path | None:
     """The importance matrix's file, which may not exist, or None where none is declared."""
     imatrix = plan.values.get("quantization.imatrix")
-    return None if imatrix is None else (plan.base_dir / imatrix).expanduser()
+    return None if imatrix is None else plan_path(plan.base_dir, imatrix)
 
 
 def plan_files(plan: Plan) -> list[Path]:
@@ -122,7 +122,7 @@ def plan_files(plan: Plan) -> list[Path]:
     """
     files = list(model_parts(locate_model(plan)))
     if not plan.model_is_path:
-        files += [path for path in (entry_path(plan.model),) if path.is_file()]
+        files += [path for path in (entry_path(plan.model),) if is_file(path)]
     imatrix = locate_imatrix(plan)
     return [*files, *([imatrix] if imatrix is not None else [])]
 

@@ -9,6 +9,7 @@ name that does not change, and go on where they stopped.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -21,7 +22,6 @@ from typing import Any
 
 from runtime.bundle.modelindex import PART
 from runtime.bundle.spelling import did_you_mean
-from runtime.bundle.store import file_error
 from runtime.errors import EXIT_MODEL, EXIT_USAGE, EngineError
 
 _REFERENCE = re.compile(
@@ -131,7 +131,7 @@ def pull_model(reference: str, revision: str | None = None) -> PulledModel:
     from huggingface_hub import HfApi
 
     repo, choice = parse_reference(reference)
-    with _hub_errors(repo):
+    with hub_errors(repo):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
         siblings = {item.rfilename: item for item in info.siblings or ()}
         model = choose_model(repo, list(siblings), choice)
@@ -232,7 +232,7 @@ def _check_digest(path: Path, wanted: str | None) -> None:
 
 
 @contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
+def hub_errors(repo: str) -> Iterator[None]:
     """What goes wrong between us and the hub, as errors with a code and a hint."""
     from huggingface_hub import errors
 
@@ -258,8 +258,12 @@ def _hub_errors(repo: str) -> Iterator[None]:
     except (ConnectionError, TimeoutError) as cause:
         raise error("hub_unreachable", _first_line(cause), "check the network and HF_ENDPOINT") from cause
     except OSError as cause:
-        if cause.errno is not None and cause.filename is not None:
-            raise file_error(cause, cause.filename) from cause
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            hint = "free some space and pull again, it goes on where it stopped; or set HF_HOME elsewhere"
+            raise error("disk_full", _first_line(cause), hint) from cause
+        if cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            hint = "set HF_HOME to a folder that can be written"
+            raise error("not_permitted", _first_line(cause), hint) from cause
         raise error("hub_error", _first_line(cause), "pull again: what was fetched is kept") from cause
     except Exception as cause:
         # Which exception a failing connection raises depends on the library's HTTP client.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -145,6 +146,17 @@ def test_a_file_truncated_while_open_is_an_error_not_a_crash(path: Path) -> None
         assert caught.value.code == "model_changed"
         with pytest.raises(EngineError):
             rows.check_unchanged()
+
+
+@pytest.mark.parametrize("call", ["pread", "preadv"])
+def test_a_disk_that_fails_is_an_error_not_a_traceback(call: str, path: Path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(EngineError, match="Input/output error") as caught:
+        read_model(path)
+    assert caught.value.code == "model_unreadable"
 
 
 def test_any_part_of_a_split_model_names_it_all(write_model, tmp_path: Path) -> None:

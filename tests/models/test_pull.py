@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from made_hub import COMMIT, Hub
 
-from runtime.control.hub import choose_model, models_of, parse_reference
+from runtime.control.hub import choose_model, hub_errors, models_of, parse_reference
 from runtime.errors import EXIT_MODEL, EXIT_USAGE, EngineError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -216,6 +217,17 @@ def test_what_does_not_match_the_hubs_digest_is_not_added(hub, environment, tmp_
     hub.wrong_digest = False
     code, _, err = engine(environment, "pull", "hf:maker/tales")
     assert code == 0, err  # nothing of the damaged one was kept
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, "disk_full"), (errno.EROFS, "not_permitted"), (errno.EIO, "hub_error")],
+)
+def test_a_cache_that_cannot_take_it_is_told(number: int, code: str) -> None:
+    with pytest.raises(EngineError) as caught, hub_errors("o/r"):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.code == code
+    assert caught.value.hint
 
 
 def test_a_fetched_file_that_is_no_model_is_not_added(hub, environment) -> None:

@@ -206,6 +206,23 @@ def test_a_missing_importance_matrix_is_a_fault(minimal, machine, tmp_path: Path
     assert [fault.path for fault in caught.value.causes] == ["quantization.imatrix"]
 
 
+@pytest.mark.parametrize("model", ["a" * 4000, "x/" * 2000, "~nobody-of-that-name/m.gguf", "m.gguf/m.gguf"])
+def test_paths_that_cannot_be_are_unknown_models(model: str, minimal, machine, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").touch()
+    plan = tmp_path / "p.yaml"
+    plan.write_text(json.dumps({**minimal, "model": model}))
+    with pytest.raises(EngineError) as caught:
+        check_plan(plan, machine)
+    assert [fault.code for fault in caught.value.causes] == ["unknown_model"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "a" * 5000, "a\0b", "~nobody-of-that-name"])
+def test_names_that_cannot_be_are_unknown_plans(name: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        find_plan(name)
+    assert caught.value.code == "unknown_plan"
+
+
 def test_an_unknown_plan_comes_with_the_nearest_bundled_one(monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "storyteller-q4.yaml").touch()
     monkeypatch.setattr("compiler.plan.PLANS", tmp_path)

@@ -43,10 +43,10 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_a_plan_may_not_hold_is_refused_with_its_place(case: str) -> None:
     text, code, place = REFUSED[case]
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(EngineError) as caught:
         parse_yaml(text.encode(), "plan.yaml")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert caught.value.code == code
     assert caught.value.exit_code == EXIT_PLAN
     assert caught.value.path == (f"plan.yaml:{place}" if place else "plan.yaml")
