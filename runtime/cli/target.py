@@ -24,7 +24,17 @@ def bundle_of(target: str, *, quiet: bool = False) -> Bundle:
     (``name-digest12``), a plan's file, or the name of a bundled plan. A plan
     whose bundle is damaged is compiled again, which mends it.
     """
-    path = Path(target).expanduser()
+    try:
+        path = Path(target).expanduser()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, not permitted, ~name of nobody
+        reason = getattr(error, "strerror", None) or str(error)
+        raise EngineError(
+            "unknown_plan",
+            f"{target[:80]!r} cannot be looked up: {reason}",
+            allowed="a plan's file or name, or a bundle's folder",
+            exit_code=EXIT_USAGE,
+        ) from error
     if is_bundle(path):
         return open_bundle(path)
     if "/" not in target and is_bundle(stored := store.bundles_dir() / target):

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from compiler.plan import plan_schema
 from runtime.bundle.machine import Machine
 from runtime.cli.plan import register
-from runtime.errors import EXIT_PLAN, EngineError
+from runtime.cli.target import bundle_of
+from runtime.errors import EXIT_PLAN, EXIT_USAGE, EngineError
 
 
 @pytest.fixture
@@ -95,3 +96,10 @@ def test_explain_reports_the_plans_and_the_tensors_faults_together(
 
 def test_schema_is_printed_as_it_is(engine) -> None:
     assert json.loads(engine("schema").stdout) == plan_schema()
+
+
+@pytest.mark.parametrize("target", ["a" * 5000, "~nobody-of-that-name/plan.yaml", "a\0b"])
+def test_a_target_that_cannot_be_looked_up_is_an_error_of_usage(target: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        bundle_of(target)
+    assert (caught.value.code, caught.value.exit_code) == ("unknown_plan", EXIT_USAGE)
