@@ -136,7 +136,10 @@ def test_every_acknowledged_execution_outlives_a_kill(start):
         ]
         for client in clients:
             client.start()
-        time.sleep(0.3 + random.random() * 0.4)
+        enough, deadline = len(acknowledged) + random.randint(2, 10), time.monotonic() + 60
+        while len(acknowledged) < enough and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(random.random() * 0.02)
         server.process.kill()
         server.process.wait()
         for client in clients:
@@ -147,7 +150,7 @@ def test_every_acknowledged_execution_outlives_a_kill(start):
         assert acknowledged <= recorded
         assert not faults
         assert head.count == len(recorded)
-    assert len(acknowledged) > 10
+    assert len(acknowledged) >= 6
 
 
 def test_a_port_that_is_taken_is_a_typed_error():
