@@ -66,6 +66,8 @@ def widen(raw: Bytes, tensor: Tensor) -> Floats:
     """
     if tensor.type == "f32":
         return raw.view(np.float32)
+    if tensor.type in FORMATS and FORMATS[tensor.type].quantized:
+        return dequantize(raw, tensor.type, tensor.shape[-1])
     if tensor.type not in ("f16", "bf16"):
         return decode(raw, tensor)
     ffi, lib = library().ffi, library().lib

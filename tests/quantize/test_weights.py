@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from gguf_files import write_gguf
@@ -175,3 +176,28 @@ def test_the_key_follows_everything_the_bytes_follow(tmp_path: Path):
     assert len(set(keys)) == 4
     assert weights_key(a, one) == keys[0]
     assert len(keys[0]) == 64
+
+
+def test_a_requantized_tensor_goes_through_its_decoded_weights(tmp_path: Path):
+    raw = {name: FORMATS[name].encode_rows(gaussian(16, 512)) for name in ("q8_0", "q6_k", "q5_0", "q4_k")}
+    old = gguf.quants.quantize(gaussian(16, 512), gguf.GGMLQuantizationType.Q4_1)
+    model = read_model(
+        write_gguf(
+            tmp_path / "m.gguf", {**{n: (blocks, n) for n, blocks in raw.items()}, "old": (old, "q4_1")}
+        )
+    )
+    tensors = place(*((name, "f32", 1, 16, 512, True) for name in (*raw, "old")))
+    write_weights(model, tensors, tmp_path / "w")
+    data = (tmp_path / "w").read_bytes()
+    with weights.open_rows(model) as rows:
+        for tensor in tensors:
+            blocks_of(data, tensor, 0, rows.float32(model.tensors[tensor.name]).view(np.uint8))
+
+
+def test_a_quantized_tensor_with_a_broken_scale_is_refused_where_it_is_decoded(tmp_path: Path):
+    raw = FORMATS["q8_0"].encode_rows(gaussian(16, 256))
+    raw[7, 34:36] = np.array([np.nan], np.float16).view(np.uint8)
+    model = read_model(write_gguf(tmp_path / "m.gguf", {"a": (raw, "q8_0")}))
+    with pytest.raises(EngineError) as caught:
+        write_weights(model, place(("a", "q4_k", 1, 16, 256, True)), tmp_path / "w")
+    assert "row 7, column 32" in caught.value.message
