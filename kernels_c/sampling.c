@@ -384,7 +384,7 @@ static int sampling_valid(int32_t n_vocab, const engine_sampling *p, const int32
         return 0;
     if (!sampling_in(p->temperature, 0.0f, SAMPLING_FLT_MAX) || p->top_k < 0 || !sampling_in(p->top_p, 0.0f, 1.0f) ||
         !sampling_in(p->min_p, 0.0f, 1.0f) || !sampling_in(p->typical_p, 0.0f, 1.0f) ||
-        !sampling_in(p->repetition_penalty, 1e-3f, 1e3f) || !sampling_in(p->presence_penalty, -1e3f, 1e3f) ||
+        !sampling_in(p->repetition_penalty, 9.9e-7f, 1e3f) || !sampling_in(p->presence_penalty, -1e3f, 1e3f) ||
         !sampling_in(p->frequency_penalty, -1e3f, 1e3f))
         return 0;
     for (i = 0; i < n_history; i++)

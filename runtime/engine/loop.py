@@ -17,6 +17,7 @@ import numpy as np
 from runtime.bundle.plan import ResolvedPlan
 from runtime.bundle.reader import open_bundle
 from runtime.engine.executable import Executable, Floats, NumericError
+from runtime.engine.sampling import logit_bias_of, validated_sampling
 from runtime.engine.sequence import LiveSequence
 from runtime.engine.tokenizer import Tokenizer
 from runtime.engine.types import (
@@ -305,7 +306,7 @@ def _check_request(request: Request, limits: EngineLimits) -> None:
             hint="shorten it, or compile the plan with a larger execution.context",
             exit_code=EXIT_RUN,
         )
-    for token in (min(request.prompt_ids), max(request.prompt_ids), *request.logit_bias):
+    for token in (min(request.prompt_ids), max(request.prompt_ids)):
         if not 0 <= token < limits.n_vocab:
             raise EngineError(
                 "token_out_of_range",
@@ -317,8 +318,9 @@ def _check_request(request: Request, limits: EngineLimits) -> None:
         raise _invalid_request("limits.max_tokens", str(request.limits.max_tokens), "1 or more")
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise _invalid_request("logprobs", str(request.logprobs), f"0 to {MAX_LOGPROBS}")
-    if not 0 <= request.sampling.seed < 1 << 64:
-        raise _invalid_request("sampling.seed", str(request.sampling.seed), "0 to 2^64 - 1")
+    # Here, not in the step: what a sampler refuses there would fail the others of the step, too.
+    validated_sampling(request.sampling)
+    logit_bias_of(request.logit_bias, limits.n_vocab)
 
 
 def _invalid_request(path: str, value: str, allowed: str) -> EngineError:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.engine.types import Sampling
-from runtime.errors import EXIT_USAGE, EngineError
+from runtime.errors import EXIT_RUN, EngineError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Bound:
 
 #: The parameters in the order in which they apply. ``sampling.c`` refuses what lies outside.
 BOUNDS: dict[str, Bound] = {
-    "repetition_penalty": Bound(False, 0.001, 1000, "divides positive logits of tokens already seen; 1: off"),
+    "repetition_penalty": Bound(False, 1e-6, 1000, "divides positive logits of tokens already seen; 1: off"),
     "frequency_penalty": Bound(False, -1000, 1000, "subtracted once for each time a token was seen; 0: off"),
     "presence_penalty": Bound(False, -1000, 1000, "subtracted if a token was seen at all; 0: off"),
     "top_k": Bound(True, 0, (1 << 31) - 1, "keeps the k most likely tokens; 0: off"),
@@ -57,36 +57,37 @@ MAX_BIAS = 1e6
 
 
 def validated_sampling(sampling: Sampling) -> Sampling:
-    """``sampling`` itself; EngineError ``invalid_sampling`` with every field that is out of range."""
+    """A copy of ``sampling``; EngineError ``invalid_request`` with every field that is out of range."""
     return sampling_of(vars(sampling))
 
 
 def sampling_of(values: Mapping[str, Any], base: Sampling | None = None) -> Sampling:
     """``base`` (default: all off) with ``values`` in it, as a request's JSON has them.
 
-    Raises EngineError ``invalid_sampling``; all faults together, in ``causes``.
+    Raises EngineError ``invalid_request``; all faults together, in ``causes``.
     """
     faults = []
     for name, value in values.items():
-        bound = BOUNDS.get(name)
+        bound, path = BOUNDS.get(name), f"sampling.{name}"
         if bound is None:
             near = difflib.get_close_matches(name, BOUNDS, n=1)
             hint = f"did you mean {near[0]}?" if near else None
-            faults.append(_fault(name, "there is no such parameter", ", ".join(BOUNDS), hint))
+            faults.append(_fault(path, "there is no such parameter", ", ".join(BOUNDS), hint))
         elif not bound.holds(value):
-            faults.append(_fault(name, f"{value!r} is not allowed", bound.allowed, bound.meaning))
+            faults.append(_fault(path, f"{value!r} is not allowed", bound.allowed, bound.meaning))
     if len(faults) == 1:
         raise faults[0]
     if faults:
         message = f"{len(faults)} sampling parameters are wrong"
-        raise EngineError("invalid_sampling", message, exit_code=EXIT_USAGE, causes=tuple(faults))
+        raise EngineError("invalid_request", message, exit_code=EXIT_RUN, causes=tuple(faults))
     return replace(base or Sampling(), **values)
 
 
 def logit_bias_of(values: Mapping[Any, Any], n_vocab: int) -> dict[int, float]:
     """Token id → what is added to its logit, from JSON (whose keys are text).
 
-    ``-inf`` forbids a token. Raises EngineError ``invalid_sampling``.
+    ``-inf`` forbids a token; one must be left. Raises EngineError ``invalid_request``,
+    ``token_out_of_range``.
     """
     bias: dict[int, float] = {}
     for key, value in values.items():
@@ -95,14 +96,22 @@ def logit_bias_of(values: Mapping[Any, Any], n_vocab: int) -> dict[int, float]:
         except (TypeError, ValueError):
             token = -1
         if isinstance(key, bool) or not 0 <= token < n_vocab:
-            raise _fault("logit_bias", f"{key!r} is not a token id", f"0 to {n_vocab - 1}")
+            raise EngineError(
+                "token_out_of_range",
+                f"the token id {key!r} is outside the vocabulary",
+                path="logit_bias",
+                allowed=f"0 to {n_vocab - 1}",
+                exit_code=EXIT_RUN,
+            )
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not (value == -math.inf or abs(value) <= MAX_BIAS):
             allowed = f"numbers from {-MAX_BIAS:.0f} to {MAX_BIAS:.0f}, or -inf"
             raise _fault(f"logit_bias.{token}", f"{value!r} is not a bias", allowed)
         bias[token] = float(value)
+    if sum(value == -math.inf for value in bias.values()) == n_vocab:
+        raise _fault("logit_bias", "it forbids every token", "one token that is allowed")
     return bias
 
 
-def _fault(name: str, message: str, allowed: str, hint: str | None = None) -> EngineError:
-    return EngineError("invalid_sampling", message, f"sampling.{name}", allowed, hint, EXIT_USAGE)
+def _fault(path: str, message: str, allowed: str, hint: str | None = None) -> EngineError:
+    return EngineError("invalid_request", message, path, allowed, hint, EXIT_RUN)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from sampling_library import Chain, Library
 
+from runtime.engine.loop import _check_request
 from runtime.engine.sampling import BOUNDS, logit_bias_of, sampling_of, validated_sampling
-from runtime.engine.types import Sampling
+from runtime.engine.types import EngineLimits, Request, Sampling
 from runtime.errors import EngineError
 
 
@@ -35,7 +36,7 @@ def test_values_are_put_over_a_base() -> None:
 def test_a_value_out_of_range_is_named_with_what_is_allowed(name: str, value: object) -> None:
     with pytest.raises(EngineError) as error:
         sampling_of({name: value})
-    assert error.value.code == "invalid_sampling"
+    assert error.value.code == "invalid_request"
     assert error.value.path == f"sampling.{name}"
     assert error.value.allowed == BOUNDS[name].allowed
 
@@ -61,10 +62,23 @@ def test_logit_bias_comes_from_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "values",
-    [{"5": 1}, {"-1": 1}, {"x": 1}, {None: 1}, {"1": math.nan}, {"1": math.inf}, {"1": "2"}, {"1": True}],
+    ("values", "code"),
+    [
+        *(({key: 1}, "token_out_of_range") for key in ("5", "-1", "x", None, True, 5)),
+        *(({"1": value}, "invalid_request") for value in (math.nan, math.inf, "2", True, 1e7, None)),
+        (dict.fromkeys(range(5), -math.inf), "invalid_request"),
+    ],
 )
-def test_a_wrong_logit_bias_is_refused(values: dict[object, object]) -> None:
+def test_a_wrong_logit_bias_is_refused(values: dict[object, object], code: str) -> None:
     with pytest.raises(EngineError) as error:
         logit_bias_of(values, 5)
-    assert error.value.code == "invalid_sampling"
+    assert error.value.code == code
+
+
+@pytest.mark.parametrize(
+    "request_", [Request((1,), Sampling(top_p=2.0)), Request((1,), logit_bias={1: math.nan})]
+)
+def test_a_request_is_checked_before_it_shares_a_step_with_others(request_: Request) -> None:
+    with pytest.raises(EngineError) as error:
+        _check_request(request_, EngineLimits(n_vocab=5, n_layers=1, context=8, slots=1, step_tokens=4))
+    assert error.value.code == "invalid_request"
