@@ -1,0 +1,144 @@
+"""The service over a compiled plan: same text, same logits, whatever runs beside it."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from runtime.api.service import Service, Settings
+from runtime.api.telemetry import Telemetry
+from runtime.bundle.machine import Machine
+from runtime.cli.target import bundle_of
+from runtime.control.loading import load_bundle
+from runtime.control.plane import ControlPlane
+from runtime.control.proposals import Proposals
+from runtime.control.records import RecordStore
+from runtime.metrics.energy import EnergyMeter
+from runtime.scheduler import SHIPPED_POLICIES
+
+openai = pytest.importorskip("openai")
+
+PLAN = "storyteller-q4"
+PROMPT = "Once upon a time"
+
+
+def built(folder) -> Service:
+    telemetry = Telemetry()
+    plane = ControlPlane(
+        records=RecordStore(folder / "records.sqlite"),
+        meter=EnergyMeter("none", (), reason="no energy counter"),
+        settled=telemetry.settled,
+        stepped=telemetry.stepped,
+    )
+    bundle = load_bundle(bundle_of(PLAN, quiet=True))
+    plane.serve(bundle)
+    plane.start()
+    service = Service(plane, Settings(), telemetry)
+    service.proposals = Proposals(plane, {}, load=lambda path: bundle)
+    return service
+
+
+@pytest.fixture
+def real(tmp_path, serve):
+    if not {"avx2", "fma", "f16c"} <= Machine.probe().features:
+        pytest.skip("this CPU lacks AVX2, which the plan needs")
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("there is no C compiler to compile the plan with")
+    tmp_path.chmod(0o700)
+    services = []
+
+    def start():
+        services.append(built(tmp_path))
+        return serve(services[-1])
+
+    yield start
+    for service in services:
+        service.plane.stop()
+        service.plane.records.close()
+
+
+def run(url: str, prompt: str = PROMPT, count: int = 24, **execution: object) -> dict:
+    body = {"model": PLAN, "prompt": prompt, "execution": {"limits": {"max_tokens": count}, **execution}}
+    reply = httpx.post(f"{url}/v1/runs", json=body, timeout=120)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def identity(reply: dict) -> tuple[str, str]:
+    return reply["result"], reply["diagnostics"]["logits_digest"]
+
+
+def test_the_same_text_and_logits_alone_in_company_with_any_policy_and_after_a_restart(real):
+    live = real()
+    alone = identity(run(live.url))
+    assert len(alone[0].split()) > 3
+    for policy in SHIPPED_POLICIES:
+        assert identity(run(live.url, scheduler_policy=policy)) == alone
+    with ThreadPoolExecutor(8) as pool:
+        others = [
+            pool.submit(run, live.url, f"Story {i}: " + "word " * (10 * i), 40, scheduler_policy=policy)
+            for i, policy in enumerate((*SHIPPED_POLICIES, "default", "latency"))
+        ]
+        among = pool.submit(run, live.url)
+        assert identity(among.result()) == alone
+        assert max(other.result()["diagnostics"]["shared_steps"] for other in others) > 0
+    again = real()
+    assert identity(run(again.url)) == alone
+    head, faults = live.service.plane.records.verify()
+    assert not faults
+    assert head.count == 1 + len(SHIPPED_POLICIES) + 8 + 1
+
+
+def test_openai_chat_and_a_seed_on_a_real_plan(real):
+    live = real()
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none") as ai:
+        stream = ai.chat.completions.create(
+            model=PLAN, messages=[{"role": "user", "content": "Tell me a story"}], max_tokens=16, stream=True
+        )
+        streamed = "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
+        whole = ai.chat.completions.create(
+            model=PLAN, messages=[{"role": "user", "content": "Tell me a story"}], max_tokens=16
+        )
+        assert streamed == whole.choices[0].message.content != ""
+
+        def sampled(seed: int) -> str:
+            reply = ai.completions.create(
+                model=PLAN, prompt=PROMPT, max_tokens=24, temperature=1.0, seed=seed
+            )
+            return reply.choices[0].text
+
+        assert sampled(1) == sampled(1)
+        assert len({sampled(seed) for seed in range(4)}) > 1
+        logprobs = (
+            ai.completions.create(model=PLAN, prompt=PROMPT, max_tokens=4, logprobs=3).choices[0].logprobs
+        )
+        assert all(value <= 0 for value in logprobs.token_logprobs)
+        assert all(max(top.values()) <= 0 and len(top) == 3 for top in logprobs.top_logprobs)
+
+
+def test_a_plan_that_comes_with_the_engine_is_named_in_the_409(real):
+    live = real()
+    body = {"model": "storyteller-f16", "prompt": PROMPT, "execution": {"quantization": "q8_0"}}
+    error = httpx.post(f"{live.url}/v1/runs", json=body).json()["error"]
+    assert (
+        error["hint"]
+        == "compile it and serve it: engine compile storyteller-q8 && engine serve storyteller-q8"
+    )
+
+
+def test_a_short_request_behind_a_long_prefill_waits_for_steps_not_for_the_prefill(real):
+    live = real()
+    long = "Once upon a time there was a king. " * 150
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(run, live.url, long, 4)
+        while not live.service.plane.live():
+            pass
+        short = run(live.url, "Hello", 2)
+        long_reply = running.result()
+    assert long_reply["diagnostics"]["prompt_tokens"] > 1000
+    steps = -(-long_reply["diagnostics"]["prompt_tokens"] // 256)
+    one_step_ms = long_reply["diagnostics"]["ttft_ms"] / steps
+    assert short["diagnostics"]["ttft_ms"] + short["diagnostics"]["queue_ms"] < 4 * one_step_ms + 100
