@@ -6,10 +6,9 @@ import asyncio
 import os
 import time
 
-from soak import soak
-
 from runtime.api.service import Settings
 from tests.fake_service import FakeEngine, expected_text
+from tests.soak import soak
 
 
 def open_files() -> int:

@@ -1,6 +1,6 @@
 """A soak: many clients, some of whom leave at random; what must hold afterwards.
 
-Used by a test on a fake engine and by ``tests/benchmarks/soak.py`` on a real plan.
+Used by a test on a fake engine and by ``tests/benchmarks/service.py`` on a real plan.
 """
 
 from __future__ import annotations

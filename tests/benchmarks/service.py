@@ -1,0 +1,261 @@
+"""Measurements of the server on a real plan, each against a server of its own.
+
+    python tests/benchmarks/service.py overhead PLAN      one stream over HTTP against `engine run`
+    python tests/benchmarks/service.py streams PLAN       8 streams against one: tokens/s, spread
+    python tests/benchmarks/service.py prefill PLAN       a short request behind a long prefill
+    python tests/benchmarks/service.py soak PLAN          64 clients, 10 minutes, one in five leaving
+    python tests/benchmarks/service.py kill PLAN          kill -9 while streaming, 50 times
+
+One JSON object on stdout; exit code 1 where a promise was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from runtime.control.records import RecordStore  # noqa: E402
+from tests.soak import soak  # noqa: E402
+
+ENGINE = [sys.executable, "-m", "runtime.cli"]
+PROMPT = "Once upon a time there was"
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[str]
+    url: str
+    model: str
+
+    def rss_mb(self) -> float:
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024  # type: ignore[index]
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+
+@contextmanager
+def server(plan: str, records: Path, *options: str) -> Iterator[Server]:
+    """A server of the plan on a free port, ready; killed at the end if it still runs."""
+    command = [*ENGINE, "serve", plan, "--port", "0", "--records", str(records), *options]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    url = ""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.match(r"listening on (\S+)", line):
+            url = found[1]
+        if line.startswith("ready"):
+            break
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    if process.poll() is not None or not url:
+        raise SystemExit(f"the server did not start: {' '.join(command)}")
+    try:
+        model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
+        yield Server(process, url, model)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run(at: Server, prompt: str, tokens: int) -> dict[str, Any]:
+    """One streamed execution; its final object, and when each token arrived here (seconds)."""
+    body = {"model": at.model, "prompt": prompt, "stream": True,
+            "execution": {"limits": {"max_tokens": tokens}}}  # fmt: skip
+    arrivals, event, began = [], "", time.monotonic()
+    with httpx.stream("POST", f"{at.url}/v1/runs", json=body, timeout=None) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("event: "):
+                event = line[7:]
+            elif line.startswith("data: ") and event == "token":
+                arrivals.append(time.monotonic() - began)
+            elif line.startswith("data: ") and event == "result":
+                return {**json.loads(line[6:]), "arrivals": arrivals, "began": began}
+    raise SystemExit("a stream ended without its final object")
+
+
+def overhead(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Decode rates, alternating: as a client sees them, and as `engine run` reports them."""
+    http, alone = [], []
+    with server(plan, folder / "records.sqlite") as at:
+        run(at, PROMPT, 8)
+        for _ in range(options.rounds):
+            arrivals = run(at, PROMPT, options.tokens)["arrivals"]
+            http.append((len(arrivals) - 1) / (arrivals[-1] - arrivals[0]))
+            command = [*ENGINE, "run", plan, "-p", PROMPT, "-n", str(options.tokens), "--json"]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            alone.append(json.loads(done.stdout)["diagnostics"]["decode_tokens_per_sec"])
+    ratio = median(http) / median(alone)
+    return {"http_tokens_per_sec": http, "run_tokens_per_sec": alone, "ratio": ratio}, ratio >= 0.95
+
+
+def streams(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Tokens a second of one stream and of ``clients`` at once, from the first token to the last."""
+    one, many, least = [], [], []
+    with server(plan, folder / "records.sqlite") as at, ThreadPoolExecutor(options.clients) as pool:
+        run(at, PROMPT, 8)
+        for _ in range(options.rounds):
+            one.append(_rate([run(at, PROMPT, options.tokens)]))
+            prompts = [f"{PROMPT} number {i}" for i in range(options.clients)]
+            replies = list(pool.map(lambda prompt: run(at, prompt, options.tokens), prompts))
+            many.append(_rate(replies))
+            counts = [reply["metrics"]["tokens_per_sec"] for reply in replies]
+            least.append(min(counts) / median(counts))
+    ratio = median(many) / median(one)
+    result = {"one": one, f"of_{options.clients}": many, "ratio": ratio, "slowest_over_median": least}
+    return result, ratio >= 3 and min(least) > 0.5
+
+
+def _rate(replies: list[dict[str, Any]]) -> float:
+    first = min(reply["began"] + reply["arrivals"][0] for reply in replies)
+    last = max(reply["began"] + reply["arrivals"][-1] for reply in replies)
+    return sum(len(reply["arrivals"]) - 1 for reply in replies) / (last - first)
+
+
+def prefill(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Time to the first token of a short request that comes while a long prompt is prefilled."""
+    waits, bounds = [], []
+    with server(plan, folder / "records.sqlite") as at, ThreadPoolExecutor(2) as pool:
+        limits = httpx.get(f"{at.url}/props").json()["default_generation_settings"]
+        words = int(min(options.prompt_tokens, limits["n_ctx"] - 16))
+        ids = httpx.post(f"{at.url}/tokenize", json={"content": "the king " * words}).json()["tokens"][:words]
+        text = httpx.post(f"{at.url}/detokenize", json={"tokens": ids}).json()["content"]
+        run(at, PROMPT, 2)
+        for _ in range(options.rounds):
+            long = pool.submit(run, at, text, 2)
+            time.sleep(options.delay)
+            waits.append(run(at, PROMPT, 2)["arrivals"][0])
+            reply = long.result()
+            bounds.append(reply["arrivals"][0] / max(1, reply["diagnostics"]["steps"] - 1))
+    result = {
+        "prompt_tokens": words, "short_ttft_seconds": waits, "long_step_seconds": bounds,
+    }  # fmt: skip
+    return result, median(waits) <= 3 * median(bounds)
+
+
+def soaked(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Memory and descriptors once a second, beside what :mod:`tests.soak` checks of every stream."""
+    memory: list[float] = []
+    records = folder / "records.sqlite"
+    with server(plan, records) as at:
+        asyncio.run(soak(at.url, at.model, clients=8, seconds=3))
+        before = at.descriptors()
+        tally = asyncio.run(
+            soak(
+                at.url,
+                at.model,
+                clients=options.clients,
+                seconds=options.seconds,
+                watch=lambda: memory.append(at.rss_mb()),
+            )
+        )
+        deadline = time.monotonic() + 60
+        while any(slot["is_processing"] for slot in httpx.get(f"{at.url}/slots").json()):
+            if time.monotonic() > deadline:
+                tally.faults.append("a slot is still held")
+                break
+            time.sleep(0.1)
+        time.sleep(1)
+        after = at.descriptors()
+        at.process.send_signal(signal.SIGTERM)
+        exit_code = at.process.wait(60)
+    with RecordStore(records) as store:
+        recorded = {row.execution_id for row in store.rows()}
+        _, faults = store.verify()
+    different = [key for key, texts in tally.texts.items() if len(texts) != 1]
+    half = memory[len(memory) // 2 :]
+    flat = not half or median(half[-len(half) // 4 :]) <= 1.05 * median(half[: max(1, len(half) // 4)]) + 2
+    result = {
+        "ends": dict(tally.ends), "tokens": tally.tokens, "faults": tally.faults[:20],
+        "texts_that_differ": different[:20], "unrecorded": len(tally.execution_ids - recorded),
+        "chain_faults": [str(fault) for fault in faults], "descriptors": [before, after],
+        "rss_mb": [round(memory[i * (len(memory) - 1) // 9], 1) for i in range(10)] if memory else [],
+        "exit_code": exit_code,
+    }  # fmt: skip
+    good = not (tally.faults or different or faults or tally.execution_ids - recorded or exit_code)
+    return result, good and flat and after <= before + 2
+
+
+def killed(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Starts, streams with four clients, kills at a random moment; the records must hold what was
+    acknowledged, the chain must verify, the next start must work."""
+    records = folder / "records.sqlite"
+    acknowledged: set[str] = set()
+    broken: list[str] = []
+    starts = []
+    for number in range(options.times):
+        began = time.monotonic()
+        with server(plan, records) as at:
+            starts.append(time.monotonic() - began)
+            clients = [threading.Thread(target=_stream, args=(at, acknowledged)) for _ in range(4)]
+            for client in clients:
+                client.start()
+            time.sleep(random.uniform(0.05, 1.5))
+            at.process.kill()
+            for client in clients:
+                client.join(30)
+        with RecordStore(records) as store:
+            recorded = {row.execution_id for row in store.rows()}
+            _, faults = store.verify()
+        if missing := acknowledged - recorded:
+            broken.append(f"kill {number}: not recorded: {sorted(missing)}")
+        broken += [f"kill {number}: {fault}" for fault in faults]
+    result = {
+        "kills": options.times, "acknowledged": len(acknowledged), "recorded": len(recorded),
+        "broken": broken, "start_seconds_median": median(starts),
+    }  # fmt: skip
+    return result, not broken and bool(acknowledged)
+
+
+def _stream(at: Server, acknowledged: set[str]) -> None:
+    try:
+        while True:
+            acknowledged.add(run(at, PROMPT, random.randint(1, 24))["execution_id"])
+    except (httpx.HTTPError, SystemExit):
+        return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    kinds = {"overhead": overhead, "streams": streams, "prefill": prefill, "soak": soaked, "kill": killed}
+    parser.add_argument("kind", choices=kinds)
+    parser.add_argument("plan")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--clients", type=int, help="default: 8 streams, 64 in a soak")
+    parser.add_argument("--prompt-tokens", type=int, default=4000)
+    parser.add_argument("--delay", type=float, default=0.1, help="seconds before the short request")
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--times", type=int, default=50)
+    options = parser.parse_args()
+    options.clients = options.clients or (64 if options.kind == "soak" else 8)
+    with tempfile.TemporaryDirectory(prefix="engine-service-") as folder:
+        result, good = kinds[options.kind](options.plan, Path(folder), options)
+    print(json.dumps({"kind": options.kind, "plan": options.plan, "kept": good, **result}, indent=2))
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
