@@ -53,6 +53,7 @@ class Lane:
             ignore_eos=spec.ignore_eos,
         )
         execution.sequence = self.bundle.engine.admit(request)
+        execution.op_times_ns = self._op_times(execution)
         execution.admitted_ns = now_ns
         execution.phase = Phase.PREFILL
 
@@ -106,6 +107,14 @@ class Lane:
             if e.sequence is not None and e.sequence.stop_reason is not None
         ]
 
+    def _op_times(self, execution: Execution) -> dict[str, int] | None:
+        """Nanoseconds in each kind of op since the engine was opened, where the plan asks for them."""
+        executable = getattr(self.bundle.engine, "executable", None)
+        if executable is None or not execution.spec.plan.observability.op_timing:
+            return None
+        times: dict[str, int] = executable.op_times()
+        return times
+
     def remove(self, execution: Execution, clock: Callable[[], int]) -> None:
         """Takes an ended execution out and frees its slot; its state is complete afterwards."""
         sequence = execution.sequence
@@ -113,6 +122,11 @@ class Lane:
             execution.stop_reason = sequence.stop_reason or execution.stop_reason or StopReason.CANCELLED
             execution.error = execution.error or sequence.error
             execution.finished_ns = sequence.finished_ns or clock()
+            if execution.op_times_ns is not None:
+                # Of shared steps nobody can say whose time an op took.
+                before, after = execution.op_times_ns, self._op_times(execution) or {}
+                alone = execution.shared_steps == 0
+                execution.op_times_ns = {op: ns - before[op] for op, ns in after.items()} if alone else None
             self.bundle.engine.release(sequence)
         else:
             execution.finished_ns = clock()
