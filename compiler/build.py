@@ -69,10 +69,10 @@ def build_shared_object(
     """Compiles ``sources`` (relative name → C text; headers by their names) into ``out_path``.
 
     ``units`` are the sources to compile, by default every ``*.c`` among them in the
-    order of their names; the others are there to be included. ``flags`` follow :data:`BASE_FLAGS`. Functions are exported only where the source gives
-    them default visibility (``#pragma GCC visibility push(default)`` around the ABI
-    header does). The same sources, flags and compiler give the same bytes in any
-    folder. Raises ``compiler_not_found``, ``compiler_failed``, ``build_failed``.
+    order of their names; the others are there to be included. ``flags`` follow
+    :data:`BASE_FLAGS`. Functions are exported only where the source gives them default
+    visibility (``#pragma GCC visibility push(default)`` around the ABI header does). The
+    same sources, flags and compiler give the same bytes in any folder. Raises ``compiler_not_found``, ``compiler_failed``, ``build_failed``.
     """
     toolchain = toolchain or find_toolchain()
     units = units or sorted(name for name in sources if name.endswith(".c"))

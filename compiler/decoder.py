@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -143,7 +144,12 @@ class _Builder:
                 )
                 for value, heads in ((q, h.heads), (k, h.kv_heads))
             )
-        shape = {"heads": h.heads, "kv_heads": h.kv_heads, "head_dim": h.head_dim, "head_dim_v": h.head_dim_v}
+        shape: dict[str, Any] = {
+            "heads": h.heads,
+            "kv_heads": h.kv_heads,
+            "head_dim": h.head_dim,
+            "head_dim_v": h.head_dim_v,
+        }
         kv = self.g.add("kv_store", ValueType("kv", "T", 1), [k, v], **shape)
         out = self.g.add(
             "attention",

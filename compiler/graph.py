@@ -4,7 +4,8 @@ Grammar of the text form (``Graph.to_text`` writes it, ``parse`` reads it back):
 
     graph    = { weight } { node } "return" value
     weight   = "weight" name ":" type "[" dims "]" [ "at" offset ]
-    node     = value ":" type [ "at" place "stride" int ] "=" op "(" [ value { "," value } ] [ ";" ref { "," ref } ] ")"
+    node     = value ":" type [ "at" place "stride" int ] "="
+               op "(" [ value { "," value } ] [ ";" ref { "," ref } ] ")"
                [ "{" key "=" literal { "," key "=" literal } "}" ] [ "layer" int ] [ "phase" int ]
     type     = dtype "[" rows "," columns "]"        rows: T (tokens of the step), W (tokens whose
                                                      logits are wanted) or P (token x used expert pairs)
@@ -184,7 +185,8 @@ def _literal(value: Literal) -> str:
 _NODE = re.compile(
     r"(?P<out>%\d+): (?P<dtype>\w+)\[(?P<rows>[TWP]),(?P<cols>\d+)\]"
     r"(?: at (?:arena\+(?P<place>0x[0-9a-f]+)|(?P<logits>logits)) stride (?P<stride>\d+))?"
-    r" = (?P<op>\w+)\((?P<args>[^)]*)\)(?: \{(?P<attrs>[^}]*)\})?(?: layer (?P<layer>\d+))?(?: phase (?P<phase>\d+))?"
+    r" = (?P<op>\w+)\((?P<args>[^)]*)\)(?: \{(?P<attrs>[^}]*)\})?"
+    r"(?: layer (?P<layer>\d+))?(?: phase (?P<phase>\d+))?"
 )
 _WEIGHT = re.compile(r"weight (?P<name>\S+): (?P<type>\w+)\[(?P<dims>[\d,]+)\](?: at (?P<at>0x[0-9a-f]+))?")
 _REF = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<first>\d+):(?P<end>\d+)\])?")

@@ -11,12 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from compiler.graph import Graph, Node, Ref
 
-Array = np.ndarray
+#: A float64 array. (``Any``: values of a graph are arrays, routings and effects; NumPy's own stubs
+#: type what is computed from them as Any.)
+Array = Any
+Inputs = list[Any]
 
 
 @dataclass
@@ -46,9 +50,7 @@ class Interpreter:
         values: dict[str, object] = {}
         for node in self.graph.nodes:
             values[node.output] = OPERATIONS[node.op](self, node, step, [values[i] for i in node.inputs])
-        result = values[self.graph.output]
-        assert isinstance(result, np.ndarray)
-        return result
+        return values[self.graph.output]
 
     def weight(self, ref: Ref) -> Array:
         value = np.asarray(self.weights[ref.name], dtype=np.float64)
@@ -56,7 +58,7 @@ class Interpreter:
         return value if ref.first is None else value[..., ref.first : ref.end, :]
 
 
-Operation = Callable[[Interpreter, Node, Step, list], object]
+Operation = Callable[[Interpreter, Node, Step, Inputs], object]
 OPERATIONS: dict[str, Operation] = {}
 
 
@@ -66,29 +68,29 @@ def _op(function: Operation) -> Operation:
 
 
 @_op
-def op_embed(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_embed(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     return run.weight(node.weights[0])[step.token]
 
 
 @_op
-def op_select(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_select(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     return ins[0][step.want.astype(bool)]
 
 
 @_op
-def op_slice(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_slice(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     return ins[0][:, node.attrs["first"] : node.attrs["end"]]
 
 
 @_op
-def op_rms_norm(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_rms_norm(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     x = _grouped(ins[0], node)
     x = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + node.attrs["eps"])
     return _affine(run, node, x, ins[0].shape)
 
 
 @_op
-def op_layer_norm(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_layer_norm(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     x = _grouped(ins[0], node)
     x = x - np.mean(x, axis=-1, keepdims=True)
     x = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + node.attrs["eps"])
@@ -109,17 +111,17 @@ def _affine(run: Interpreter, node: Node, x: Array, shape: tuple[int, ...]) -> A
 
 
 @_op
-def op_matmul(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_matmul(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     return ins[0] @ run.weight(node.weights[0]).T
 
 
 @_op
-def op_bias(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_bias(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     return ins[0] + run.weight(node.weights[0])
 
 
 @_op
-def op_linear(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_linear(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     segments = int(node.attrs["segments"])
     biases = iter(node.weights[segments:])
     parts = []
@@ -131,7 +133,7 @@ def op_linear(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
 
 
 @_op
-def op_linear_glu(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_linear_glu(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     biases = iter(node.weights[2:])
     gate, up = (
         ins[0] @ run.weight(ref).T + (run.weight(next(biases)) if has == "b" else 0.0)
@@ -141,38 +143,38 @@ def op_linear_glu(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
 
 
 @_op
-def op_quantize(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_quantize(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     return ins[0]
 
 
 @_op
-def op_add(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_add(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     return ins[0] + ins[1]
 
 
 @_op
-def op_mul_row(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_mul_row(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     return ins[0] * ins[1]
 
 
 @_op
-def op_scale(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_scale(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     return ins[0] * node.attrs["by"]
 
 
 @_op
-def op_softcap(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_softcap(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     cap = node.attrs["cap"]
     return cap * np.tanh(ins[0] / cap)
 
 
 @_op
-def op_act(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_act(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     return activate(str(node.attrs["kind"]), ins[0])
 
 
 @_op
-def op_glu(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_glu(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     return activate(str(node.attrs["kind"]), ins[0]) * ins[1]
 
 
@@ -197,7 +199,7 @@ def activate(kind: str, x: Array) -> Array:
 
 
 @_op
-def op_rope(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_rope(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     inverse = run.weight(node.weights[0])
     heads, pairs = int(node.attrs["heads"]), inverse.shape[0]
     x = ins[0].reshape(ins[0].shape[0], heads, -1).copy()
@@ -213,7 +215,7 @@ def op_rope(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
 
 
 @_op
-def op_kv_store(run: Interpreter, node: Node, step: Step, ins: list) -> int:
+def op_kv_store(run: Interpreter, node: Node, step: Step, ins: Inputs) -> int:
     layer = int(node.layer or 0)
     heads = int(node.attrs["kv_heads"])
     for t, (slot, position) in enumerate(zip(step.slot, step.position, strict=True)):
@@ -225,7 +227,7 @@ def op_kv_store(run: Interpreter, node: Node, step: Step, ins: list) -> int:
 
 
 @_op
-def op_attention(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_attention(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     q, layer = ins
     heads, kv_heads, window = (int(node.attrs[k]) for k in ("heads", "kv_heads", "window"))
     out = np.empty((q.shape[0], node.type.columns))
@@ -252,7 +254,7 @@ class Routing:
 
 
 @_op
-def op_route(run: Interpreter, node: Node, step: Step, ins: list) -> Routing:
+def op_route(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Routing:
     logits, used = ins[0], int(node.attrs["used"])
     if node.attrs["gating"] == "softmax":
         scores = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -270,13 +272,13 @@ def op_route(run: Interpreter, node: Node, step: Step, ins: list) -> Routing:
 
 
 @_op
-def op_gather(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_gather(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     x, route = ins
     return x[route.pairs[:, 0]]
 
 
 @_op
-def op_expert_matmul(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_expert_matmul(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     x, route = ins
     weight = run.weight(node.weights[0])
     experts = route.ids[route.pairs[:, 0], route.pairs[:, 1]]
@@ -284,7 +286,7 @@ def op_expert_matmul(run: Interpreter, node: Node, step: Step, ins: list) -> Arr
 
 
 @_op
-def op_expert_glu(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_expert_glu(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     x, route = ins
     gate, up = (run.weight(ref) for ref in node.weights)
     experts = route.ids[route.pairs[:, 0], route.pairs[:, 1]]
@@ -295,7 +297,7 @@ def op_expert_glu(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
 
 
 @_op
-def op_combine(run: Interpreter, node: Node, step: Step, ins: list) -> Array:
+def op_combine(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     y, route = ins
     out = np.zeros((route.ids.shape[0], y.shape[1]))
     for row, (token, rank) in zip(y, route.pairs, strict=True):

@@ -11,7 +11,7 @@ weight), by ``heads`` (sequence x KV head x query tile), or ``none`` (a view).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from compiler.graph import Graph, Node, Ref, ValueType, Weight
@@ -108,7 +108,7 @@ def _expert_matmul(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) 
 
 
 def _specs() -> dict[str, OpSpec]:
-    shape = {"heads": int, "kv_heads": int, "head_dim": int, "head_dim_v": int}
+    shape: dict[str, type] = {"heads": int, "kv_heads": int, "head_dim": int, "head_dim_v": int}
     table = [
         OpSpec("embed", 0, 1, {}, _embed, "rows"),
         OpSpec("select", 1, 0, {}, lambda n, i, w: ValueType(i[0].dtype, "W", i[0].columns), "rows"),
@@ -180,9 +180,9 @@ def _need(node: Node, condition: bool, message: str) -> None:
         raise InvalidGraph(f"{node.output} = {node.op}: {message}")
 
 
-def weight_shape(weights: dict[str, Weight] | object, ref: Ref) -> tuple[int, ...]:
+def weight_shape(weights: Mapping[str, Weight], ref: Ref) -> tuple[int, ...]:
     """The shape a reference sees: a row range replaces the last dimension but one."""
-    weight: Weight = weights[ref.name]  # type: ignore[index]
+    weight = weights[ref.name]
     if ref.first is None or ref.end is None:
         return weight.shape
     return (*weight.shape[:-2], ref.end - ref.first, weight.shape[-1])

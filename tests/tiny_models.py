@@ -37,7 +37,7 @@ def write_model(
     seed: int = 0,
     type: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
 ) -> Path:
-    """Random weights of sensible scale for ``shapes`` (outermost first); vectors are float32, norms near 1."""
+    """Random weights of sensible scale for ``shapes`` (outermost first); vectors float32, norms near 1."""
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from compiler.graph import Graph, Node, Ref, ValueType, Weight, renumber
+from compiler.graph import Graph, Literal, Node, Ref, ValueType, Weight, renumber
 from compiler.kernels import ACTIVATION_GROUP
 from compiler.ops import weight_shape
 from compiler.passes import Decisions
@@ -46,7 +46,7 @@ def _linear(graph: Graph) -> list[Node]:
             continue
         source = absorbed.get(node.output)
         if source is not None:
-            attrs = MappingProxyType({"segments": 1, "biases": "b"})
+            attrs: Mapping[str, Literal] = MappingProxyType({"segments": 1, "biases": "b"})
             node = replace(
                 node, op="linear", inputs=source.inputs, weights=(*source.weights, *node.weights), attrs=attrs
             )
@@ -147,14 +147,17 @@ def _merge(graph: Graph, group: list[Node]) -> list[Node]:
     biases = tuple(ref for node in group for ref in node.weights[1:])
     columns = sum(weight_shape(graph.weights, ref)[-2] for ref in matrices)
     first = group[0]
-    attrs = {"segments": len(group), "biases": "".join(str(node.attrs["biases"]) for node in group)}
+    merged_attrs: dict[str, Literal] = {
+        "segments": len(group),
+        "biases": "".join(str(node.attrs["biases"]) for node in group),
+    }
     merged = Node(
         output=f"{first.output}+",
         type=ValueType("f32", first.type.rows, columns),
         op="linear",
         inputs=first.inputs,
         weights=matrices + biases,
-        attrs=MappingProxyType(attrs),
+        attrs=MappingProxyType(merged_attrs),
         layer=first.layer,
     )
     nodes, begin = [merged], 0

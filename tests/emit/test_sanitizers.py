@@ -20,9 +20,11 @@ SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-o
 def build_and_run(bundle: Path, folder: Path, flags: tuple[str, ...], threads: int) -> str:
     program = folder / ("sanitized" if flags else "plain")
     manifest = open_bundle(bundle).manifest
-    isa = [f for f in manifest.compiler.flags if f.startswith(("-m", "-ffp", "-fno-math", "-fno-strict"))]
+    kept = ("-m", "-ffp", "-fno-math", "-fno-strict")
+    isa = [flag for flag in manifest.compiler.flags if flag.startswith(kept)]
     command = ["gcc", "-std=gnu11", "-O1", "-g", *isa, *flags, f"-I{bundle / 'kernels'}", str(HARNESS)]
-    subprocess.run([*command, "-pthread", "-o", str(program), "-lm"], check=True, capture_output=True, text=True)
+    command += ["-pthread", "-o", str(program), "-lm"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
     weights = str(bundle / "weights.bin")
     done = subprocess.run([str(program), weights, str(threads)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
