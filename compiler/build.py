@@ -72,7 +72,8 @@ def build_shared_object(
     order of their names; the others are there to be included. ``flags`` follow
     :data:`BASE_FLAGS`. Functions are exported only where the source gives them default
     visibility (``#pragma GCC visibility push(default)`` around the ABI header does). The
-    same sources, flags and compiler give the same bytes in any folder. Raises ``compiler_not_found``, ``compiler_failed``, ``build_failed``.
+    same sources, flags and compiler give the same bytes in any folder. Raises
+    ``compiler_not_found``, ``compiler_failed``, ``build_failed``.
     """
     toolchain = toolchain or find_toolchain()
     units = units or sorted(name for name in sources if name.endswith(".c"))

@@ -172,12 +172,11 @@ def _vocab(model: ModelDescription) -> int:
 
 
 def _scaling(m: _Metadata, context: int) -> RopeScaling:
-    kind = m.model.get("rope.scaling.type", "none")
-    factor = m.number("rope.scaling.factor", 1e-3, 1e6, m.number("rope.scale_linear", 1e-3, 1e6, 1.0))
+    linear = m.number("rope.scale_linear", 1e-3, 1e6, 1.0)  # what older writers call the factor
+    factor = m.number("rope.scaling.factor", 1e-3, 1e6, linear)
+    kind = str(m.model.get("rope.scaling.type", "linear" if factor != 1.0 else "none"))
     # LongRoPE's stretch is in the factor tensors; its kind only names them.
-    kind = {"longrope": "none", "su": "none"}.get(str(kind), str(kind))
-    if kind == "none" and "rope.scaling.type" not in m.model.metadata and factor != 1.0:
-        kind = "linear" if m.model.get("rope.scaling.type") is None else kind
+    kind = {"longrope": "none", "su": "none"}.get(kind, kind)
     if kind not in ("none", "linear", "yarn"):
         raise m.error("rope.scaling.type", f"{_short(kind)} is not known", "none, linear, yarn, longrope")
     return RopeScaling(

@@ -12,7 +12,6 @@ import gguf
 import numpy as np
 import pytest
 
-from compiler.model.metadata import require_float, require_int, require_ints, require_str, require_strs
 from compiler.model.reader import decodable, open_rows, read_model
 from runtime.bundle.digests import QUIET_NS
 from runtime.errors import EXIT_MODEL, EngineError
@@ -217,32 +216,6 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
             read_model(path)
         assert caught.value.code == "model_unreadable"
         assert caught.value.exit_code == EXIT_MODEL
-
-
-def test_typed_reads_name_key_value_and_what_is_allowed(path: Path) -> None:
-    model = read_model(path)
-    assert require_int(model, "context_length", 1, 1 << 20) == 128
-    assert require_int(model, "llama.context_length", 1, 1 << 20) == 128
-    assert require_int(model, "expert_count", 0, 64, default=0) == 0
-    assert require_ints(model, "head_kinds", 3, 0, 9) == (1, 2, 3)
-    assert require_ints(model, "attention.head_count", 2, 1, 64) == (4, 4)
-    assert require_float(model, "attention.layer_norm_rms_epsilon", 0, 1) == pytest.approx(1e-5)
-    assert require_str(model, "general.name") == "tiny"
-    assert require_strs(model, "tokenizer.ggml.tokens")[1] == "olá"
-    refused = [
-        lambda: require_int(model, "context_length", 1, 64),
-        lambda: require_int(model, "general.name", 1, 64),
-        lambda: require_int(model, "finetuned", 0, 1),
-        lambda: require_int(model, "no_such_key", 0, 1),
-        lambda: require_ints(model, "head_kinds", 2, 0, 9),
-        lambda: require_float(model, "general.name", 0, 1),
-        lambda: require_strs(model, "head_kinds"),
-    ]
-    for read in refused:
-        with pytest.raises(EngineError) as caught:
-            read()
-        assert caught.value.code == "bad_model_metadata"
-        assert caught.value.allowed
 
 
 def test_the_shared_vocabularies_and_models_are_read(shared_data: Path) -> None:
