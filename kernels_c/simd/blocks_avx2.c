@@ -27,6 +27,9 @@ V16 __m256i pairs_i8(__m128i x, __m128i y, int32_t half)
     return _mm256_cvtepi8_epi16(half ? _mm_unpackhi_epi8(x, y) : _mm_unpacklo_epi8(x, y));
 }
 
+/* Stops the compiler from moving loads of later steps up: they would take registers from sums. */
+#define STEP() __asm__ volatile("" ::: "memory")
+
 /* Software prefetch distance ahead of a panel that is read once. */
 #define PREFETCH_AHEAD 2048
 V16 void prefetch(const void *p) { _mm_prefetch((const char *)p + PREFETCH_AHEAD, _MM_HINT_T0); }

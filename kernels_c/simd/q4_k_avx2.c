@@ -30,7 +30,9 @@ V16 void q4_k_expand(const packed_q4_k *b, q4_k_block *out)
 {
     __m256i nibble = _mm256_set1_epi8(15);
     for (int32_t j = 0; j < 4; ++j) {
+#pragma GCC unroll 8
         for (int32_t c = 0; c < 8; ++c)
+#pragma GCC unroll 2
             for (int32_t half = 0; half < 2; ++half) {
                 __m256i q = load_256(b->q[8 * j + c] + 32 * half);
                 store_256(out->q[2 * j][c] + 32 * half, _mm256_and_si256(q, nibble));
@@ -40,12 +42,14 @@ V16 void q4_k_expand(const packed_q4_k *b, q4_k_block *out)
         q4_k_scales(b, j, &scale, &min);
         __m128i s0 = _mm256_castsi256_si128(scale), s1 = _mm256_extracti128_si256(scale, 1);
         __m128i m0 = _mm256_castsi256_si128(min), m1 = _mm256_extracti128_si256(min, 1);
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             store_256(out->scale[2 * j][half], pairs_u8(s0, s0, half));
             store_256(out->scale[2 * j + 1][half], pairs_u8(s1, s1, half));
             store_256(out->min[j][half], pairs_u8(m0, m1, half));
         }
     }
+#pragma GCC unroll 2
     for (int32_t half = 0; half < 2; ++half) {
         _mm256_storeu_ps(out->d + 8 * half, half_scales(b->d, half));
         _mm256_storeu_ps(out->minus_dmin + 8 * half,
@@ -66,6 +70,7 @@ V16 void q4_k_tile(const q4_k_block *b, int32_t tokens, const int8_t *codes, con
                    const float *scales, float *acc)
 {
     __m256i total[4][2];
+#pragma GCC unroll 4
     for (int32_t t = 0; t < tokens; ++t)
         total[t][0] = total[t][1] = _mm256_setzero_si256();
     for (int32_t j = 0; j < 8; ++j) {
@@ -79,8 +84,10 @@ V16 void q4_k_tile(const q4_k_block *b, int32_t tokens, const int8_t *codes, con
                 __m256i p0 = _mm256_maddubs_epi16(w0, x), p1 = _mm256_maddubs_epi16(w1, x);
                 part[t][0] = c ? _mm256_add_epi16(part[t][0], p0) : p0;
                 part[t][1] = c ? _mm256_add_epi16(part[t][1], p1) : p1;
+                STEP();
             }
         }
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             __m256i scale = load_256(b->scale[j][half]);
 #pragma GCC unroll 4
@@ -88,9 +95,12 @@ V16 void q4_k_tile(const q4_k_block *b, int32_t tokens, const int8_t *codes, con
                 total[t][half] = _mm256_add_epi32(total[t][half], _mm256_madd_epi16(part[t][half], scale));
         }
     }
+#pragma GCC unroll 4
     for (int32_t t = 0; t < tokens; ++t)
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             __m256i minima = _mm256_setzero_si256();
+#pragma GCC unroll 4
             for (int32_t j = 0; j < 4; ++j) {
                 __m256i sum = broadcast_4(sums + t * ACTIVATION_SUMS_256 + SUMS_OF_32 + 2 * j);
                 minima = _mm256_add_epi32(minima, _mm256_madd_epi16(load_256(b->min[j][half]), sum));
@@ -106,9 +116,12 @@ V16 void q4_k_direct(const packed_q4_k *b, int32_t tokens, const int8_t *codes, 
 {
     __m256i nibble = _mm256_set1_epi8(15);
     __m256i total[2][2], minima[2][2];
+#pragma GCC unroll 4
     for (int32_t t = 0; t < tokens; ++t)
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half)
             total[t][half] = minima[t][half] = _mm256_setzero_si256();
+#pragma GCC unroll 8
     for (int32_t line = 0; line < 4; ++line)
         prefetch((const uint8_t *)b + 64 * line);
     for (int32_t j = 0; j < 4; ++j) {
@@ -116,8 +129,10 @@ V16 void q4_k_direct(const packed_q4_k *b, int32_t tokens, const int8_t *codes, 
         q4_k_scales(b, j, &scale, &min);
         __m128i s0 = _mm256_castsi256_si128(scale), s1 = _mm256_extracti128_si256(scale, 1);
         __m128i m0 = _mm256_castsi256_si128(min), m1 = _mm256_extracti128_si256(min, 1);
+#pragma GCC unroll 8
         for (int32_t line = 0; line < 8; ++line)
             prefetch(b->q[8 * j + line]);
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             __m256i low[2], high[2];
 #pragma GCC unroll 8
@@ -134,6 +149,7 @@ V16 void q4_k_direct(const packed_q4_k *b, int32_t tokens, const int8_t *codes, 
             }
             __m256i scale0 = pairs_u8(s0, s0, half), scale1 = pairs_u8(s1, s1, half);
             __m256i mins = pairs_u8(m0, m1, half);
+#pragma GCC unroll 4
             for (int32_t t = 0; t < tokens; ++t) {
                 __m256i sum = broadcast_4(sums + t * ACTIVATION_SUMS_256 + SUMS_OF_32 + 2 * j);
                 __m256i both = _mm256_add_epi32(_mm256_madd_epi16(low[t], scale0), _mm256_madd_epi16(high[t], scale1));
@@ -142,7 +158,9 @@ V16 void q4_k_direct(const packed_q4_k *b, int32_t tokens, const int8_t *codes, 
             }
         }
     }
+#pragma GCC unroll 4
     for (int32_t t = 0; t < tokens; ++t)
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half)
             q4_k_add(acc + t * 16, half, scales[t], total[t][half], minima[t][half], half_scales(b->d, half),
                      _mm256_xor_ps(half_scales(b->dmin, half), _mm256_set1_ps(-0.0f)));

@@ -25,6 +25,7 @@ V16 void q5_0_expand(const packed_q5_0 *b, q5_0_block *out)
 {
 #pragma GCC unroll 4
     for (int32_t c = 0; c < 4; ++c)
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             __m256i low, high;
             q5_0_codes(b, c, half, &low, &high);
@@ -61,8 +62,10 @@ V16 void q5_0_tile(const q5_0_block *block, const uint16_t *d, int32_t blocks, i
                 __m256i x = broadcast_4(codes + t * 32 + c * 4);
                 part[t][0] = _mm256_add_epi16(part[t][0], _mm256_maddubs_epi16(w0, x));
                 part[t][1] = _mm256_add_epi16(part[t][1], _mm256_maddubs_epi16(w1, x));
+                STEP();
             }
         }
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             __m256 scale = half_scales(d + b * 16, half);
 #pragma GCC unroll 4
@@ -75,8 +78,10 @@ V16 void q5_0_tile(const q5_0_block *block, const uint16_t *d, int32_t blocks, i
 V16 void q5_0_direct(const packed_q5_0 *b, const uint16_t *d, const int8_t *codes, const int16_t *sums,
                      float da, float *acc)
 {
+#pragma GCC unroll 8
     for (int32_t line = 0; line < 5; ++line)
         prefetch((const uint8_t *)b + 64 * line);
+#pragma GCC unroll 2
     for (int32_t half = 0; half < 2; ++half) {
         __m256i part = q5_0_offset(sums);
 #pragma GCC unroll 4

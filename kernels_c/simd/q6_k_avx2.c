@@ -35,13 +35,16 @@ V16 __m256i q6_k_scale(const packed_q6_k *b, int32_t g, int32_t half)
 V16 void q6_k_expand(const packed_q6_k *b, const uint16_t *d, q6_k_block *out)
 {
     for (int32_t g = 0; g < 16; ++g)
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             __m256i q[4];
             q6_k_codes(b, g, half, q);
+#pragma GCC unroll 8
             for (int32_t c = 0; c < 4; ++c)
                 store_256(out->q[g][c] + 32 * half, q[c]);
             store_256(out->scale[g][half], q6_k_scale(b, g, half));
         }
+#pragma GCC unroll 2
     for (int32_t half = 0; half < 2; ++half)
         _mm256_storeu_ps(out->d + 8 * half, half_scales(d, half));
 }
@@ -57,6 +60,7 @@ V16 void q6_k_tile(const q6_k_block *b, int32_t tokens, const int8_t *codes, con
                    const float *scales, float *acc)
 {
     __m256i total[4][2];
+#pragma GCC unroll 4
     for (int32_t t = 0; t < tokens; ++t)
         total[t][0] = total[t][1] = _mm256_setzero_si256();
     for (int32_t g = 0; g < 16; ++g) {
@@ -72,8 +76,10 @@ V16 void q6_k_tile(const q6_k_block *b, int32_t tokens, const int8_t *codes, con
                 __m256i x = broadcast_4(codes + t * 256 + g * 16 + c * 4);
                 part[t][0] = _mm256_add_epi16(part[t][0], _mm256_maddubs_epi16(w0, x));
                 part[t][1] = _mm256_add_epi16(part[t][1], _mm256_maddubs_epi16(w1, x));
+                STEP();
             }
         }
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             __m256i scale = load_256(b->scale[g][half]);
 #pragma GCC unroll 4
@@ -81,7 +87,9 @@ V16 void q6_k_tile(const q6_k_block *b, int32_t tokens, const int8_t *codes, con
                 total[t][half] = _mm256_add_epi32(total[t][half], _mm256_madd_epi16(part[t][half], scale));
         }
     }
+#pragma GCC unroll 4
     for (int32_t t = 0; t < tokens; ++t)
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half)
             q6_k_add(acc + t * 16, half, scales[t], total[t][half], _mm256_loadu_ps(b->d + 8 * half));
 }
@@ -90,6 +98,7 @@ V16 void q6_k_direct(const packed_q6_k *b, const uint16_t *d, int32_t tokens, co
                      const int16_t *sums, const float *scales, float *acc)
 {
     __m256i total[2][2];
+#pragma GCC unroll 4
     for (int32_t t = 0; t < tokens; ++t)
         total[t][0] = total[t][1] = _mm256_setzero_si256();
     for (int32_t g = 0; g < 16; ++g) {
@@ -98,6 +107,7 @@ V16 void q6_k_direct(const packed_q6_k *b, const uint16_t *d, int32_t tokens, co
         prefetch(b->qh[g]);
         if (g % 4 == 0)
             prefetch(b->scales[g]);
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             __m256i q[4];
             q6_k_codes(b, g, half, q);
@@ -115,7 +125,9 @@ V16 void q6_k_direct(const packed_q6_k *b, const uint16_t *d, int32_t tokens, co
             }
         }
     }
+#pragma GCC unroll 4
     for (int32_t t = 0; t < tokens; ++t)
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half)
             q6_k_add(acc + t * 16, half, scales[t], total[t][half], half_scales(d, half));
 }

@@ -15,6 +15,7 @@ V16 void q8_0_tile(const packed_q8_0 *block, const uint16_t *d, int32_t blocks, 
                    const activations *a, int32_t t0, float *acc)
 {
     __m256 sum[4][2];
+#pragma GCC unroll 4
     for (int32_t t = 0; t < tokens; ++t)
         sum[t][0] = sum[t][1] = _mm256_setzero_ps();
     for (int32_t b = 0; b < blocks; ++b) {
@@ -24,6 +25,7 @@ V16 void q8_0_tile(const packed_q8_0 *block, const uint16_t *d, int32_t blocks, 
 #pragma GCC unroll 4
         for (int32_t t = 0; t < tokens; ++t)
             total[t][0] = total[t][1] = _mm256_setzero_si256();
+#pragma GCC unroll 8
         for (int32_t line = 0; line < 8; ++line)
             prefetch(block[b].q[line]);
 #pragma GCC unroll 8
@@ -33,9 +35,12 @@ V16 void q8_0_tile(const packed_q8_0 *block, const uint16_t *d, int32_t blocks, 
                 __m256i w = load_256(block[b].q[c] + 32 * half);
                 __m256i magnitude = _mm256_abs_epi8(w);
 #pragma GCC unroll 4
-                for (int32_t t = 0; t < tokens; ++t)
+                for (int32_t t = 0; t < tokens; ++t) {
                     total[t][half] = q8_0_step(total[t][half], w, magnitude, broadcast_4(codes + t * 32 + c * 4));
+                    STEP();
+                }
             }
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             __m256 scale = half_scales(d + b * 16, half);
 #pragma GCC unroll 4
@@ -45,7 +50,9 @@ V16 void q8_0_tile(const packed_q8_0 *block, const uint16_t *d, int32_t blocks, 
             }
         }
     }
+#pragma GCC unroll 4
     for (int32_t t = 0; t < tokens; ++t)
+#pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half)
             _mm256_storeu_ps(acc + t * 16 + 8 * half, sum[t][half]);
 }
