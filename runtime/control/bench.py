@@ -1,0 +1,281 @@
+"""Benchmarks of a bundle in llama-bench's terms: prompt processing, generation, both, at a depth.
+
+What is timed: steps of the compiled forward pass driven from Python, prompt tokens in
+chunks of ``step_tokens``, generated tokens one a step; token ids are random, fixed by a
+seed. What is not: tokenization, sampling, loading, and the depth that is filled first.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import mean, median, stdev
+from typing import Any
+
+import numpy as np
+
+from runtime.bundle.format import Manifest
+from runtime.bundle.reader import Bundle
+from runtime.engine.executable import Executable
+from runtime.errors import EXIT_USAGE, EngineError
+from runtime.metrics.energy import EnergyMeter
+from runtime.metrics.reading import EnergyReading
+
+SEED = 1
+#: Most values that one list or range may give.
+MAX_VALUES = 100
+
+
+@dataclass(frozen=True)
+class Test:
+    """One row: ``n_prompt`` tokens are processed, then ``n_gen`` generated, after ``n_depth``."""
+
+    n_prompt: int
+    n_gen: int
+    n_depth: int = 0
+
+    @property
+    def name(self) -> str:
+        """``pp512``, ``tg128``, ``pp512+tg128``, with `` @ d512``."""
+        parts = [f"pp{self.n_prompt}"] * bool(self.n_prompt) + [f"tg{self.n_gen}"] * bool(self.n_gen)
+        return "+".join(parts) + (f" @ d{self.n_depth}" if self.n_depth else "")
+
+    @property
+    def tokens(self) -> int:
+        return self.n_prompt + self.n_gen
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the bundle costs, from its manifest; bytes are read once a step, MACs done once a token."""
+
+    weight_bytes: int
+    kv_bytes_per_token: int
+    macs_per_token: int  # vocabulary projection left out
+    macs_per_row: int  # the vocabulary projection of one token
+
+    @classmethod
+    def of(cls, manifest: Manifest, n_vocab: int) -> Work:
+        cost = manifest.details.get("cost", {})
+        table = {tensor.name: tensor.shape for tensor in manifest.tensors}
+        shape = table.get("output.weight") or table.get("token_embd.weight") or (n_vocab, 0)
+        row = n_vocab * int(shape[-1])
+        return cls(
+            int(cost.get("weight_bytes", 0)),
+            int(cost.get("kv_bytes_per_token", 0)),
+            max(0, int(cost.get("flops_per_token", 0)) // 2 - row),
+            row,
+        )
+
+    def bytes_of(self, test: Test, step_tokens: int) -> int:
+        """Least bytes read: the weights once a step, the KV cache of what came before each step."""
+        steps, kv = 0, 0
+        at = test.n_depth
+        for count in chunks(test.n_prompt, step_tokens) + [1] * test.n_gen:
+            steps, kv, at = steps + 1, kv + at + count, at + count
+        return steps * self.weight_bytes + kv * self.kv_bytes_per_token
+
+    def macs_of(self, test: Test) -> int:
+        """Multiplications with weights; of a prompt only the last token is projected."""
+        rows = bool(test.n_prompt) + test.n_gen
+        return test.tokens * self.macs_per_token + rows * self.macs_per_row
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One repetition."""
+
+    ns: int
+    forward_ns: int
+    energy: EnergyReading
+
+
+@dataclass(frozen=True)
+class Result:
+    """All repetitions of a test, and the read bandwidth (bytes/s) measured between them."""
+
+    test: Test
+    threads: int
+    samples: tuple[Sample, ...]
+    bandwidths: tuple[float, ...]
+    work: Work
+    step_tokens: int
+    started: str
+
+    @property
+    def rates(self) -> list[float]:
+        """Tokens per second of each repetition."""
+        return [self.test.tokens * 1e9 / sample.ns for sample in self.samples]
+
+    def to_json(self, bundle: Bundle, cpu: str) -> dict[str, Any]:
+        """llama-bench's keys, then ours. Unknown is null."""
+        ns, rates, manifest = [s.ns for s in self.samples], self.rates, bundle.manifest
+        seconds = median(ns) / 1e9
+        rate = self.work.bytes_of(self.test, self.step_tokens) / seconds
+        bandwidth = median(self.bandwidths) if self.bandwidths else None
+        watts = [s.energy.watts for s in self.samples if s.energy.watts is not None]
+        joules = [s.energy.complete_joules for s in self.samples if s.energy.complete_joules is not None]
+        decode = not self.test.n_prompt
+        plan = bundle.plan
+        return {
+            "build_commit": build_name(manifest),
+            "cpu_info": cpu,
+            "backends": manifest.backend,
+            "model_filename": plan.model,
+            "model_type": model_type(manifest),
+            "model_size": manifest.files["weights.bin"].size,
+            "model_n_params": int(manifest.details.get("parameters", 0)),
+            "n_batch": self.step_tokens,
+            "n_ubatch": self.step_tokens,
+            "n_threads": self.threads,
+            "type_k": plan.execution.kv_cache,
+            "type_v": plan.execution.kv_cache,
+            "n_prompt": self.test.n_prompt,
+            "n_gen": self.test.n_gen,
+            "n_depth": self.test.n_depth,
+            "test_time": self.started,
+            "avg_ns": round(mean(ns)),
+            "stddev_ns": round(stdev(ns)) if len(ns) > 1 else 0,
+            "avg_ts": mean(rates),
+            "stddev_ts": stdev(rates) if len(rates) > 1 else 0.0,
+            "samples_ns": ns,
+            "samples_ts": rates,
+            "avg_watts": mean(watts) if len(watts) == len(ns) else None,
+            "joules_per_token": mean(joules) / self.test.tokens if len(joules) == len(ns) else None,
+            "gb_per_s": rate / 1e9,
+            "bandwidth_share": rate / bandwidth if decode and bandwidth else None,
+            "read_bandwidth_gb_per_s": bandwidth / 1e9 if bandwidth else None,
+            "gmac_per_s": self.work.macs_of(self.test) / seconds / 1e9,
+            "overhead": max(0.0, 1 - sum(s.forward_ns for s in self.samples) / sum(ns)),
+            "energy_source": self.samples[0].energy.source,
+            "energy_reason": self.samples[0].energy.reason,
+        }
+
+
+def chunks(tokens: int, most: int) -> list[int]:
+    """``tokens`` in steps of at most ``most``."""
+    return [min(most, tokens - begin) for begin in range(0, tokens, most)]
+
+
+def run_test(
+    executable: Executable,
+    test: Test,
+    *,
+    repetitions: int,
+    meter: EnergyMeter,
+    bandwidth: Callable[[], float | None] | None = None,
+    warm_up: bool = True,
+) -> Result:
+    """Runs a test: the depth, one untimed round, then the repetitions, each after a look at the bandwidth.
+
+    Raises ``test_too_long`` if it does not fit the bundle's context.
+    """
+    limits = executable.limits
+    need = test.n_depth + test.tokens
+    if need > limits.context:
+        raise EngineError(
+            "test_too_long",
+            f"{test.name} needs {need} tokens of context",
+            path="execution.context",
+            allowed=f"at most {limits.context}",
+            hint="name shorter tests with -p, -n and -d, or raise execution.context in the plan",
+            exit_code=EXIT_USAGE,
+        )
+    ids = np.random.default_rng(SEED).integers(0, limits.n_vocab, need, dtype=np.int32)
+    _run(executable, ids, 0, test.n_depth)
+    if warm_up:
+        _run(executable, ids, test.n_depth, test.n_prompt, min(test.n_gen, 1))
+    started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    samples, bandwidths = [], []
+    for _ in range(repetitions):
+        if bandwidth is not None and (measured := bandwidth()) is not None:
+            bandwidths.append(measured)
+        mark, before = meter.start(), executable.forward_ns
+        begin = time.monotonic_ns()
+        _run(executable, ids, test.n_depth, test.n_prompt, test.n_gen)
+        ns = time.monotonic_ns() - begin
+        samples.append(Sample(ns, executable.forward_ns - before, meter.read(mark)))
+    work = Work.of(executable.bundle.manifest, limits.n_vocab)
+    return Result(
+        test, executable.threads, tuple(samples), tuple(bandwidths), work, limits.step_tokens, started
+    )
+
+
+def _run(executable: Executable, ids: np.ndarray[Any, Any], at: int, n_prompt: int, n_gen: int = 0) -> None:
+    """Slot 0 from position ``at`` on; logits of the prompt's last token and of every generated one."""
+    steps = [(count, False) for count in chunks(n_prompt, executable.limits.step_tokens)]
+    steps[-1:] = [(count, True) for count, _ in steps[-1:]]
+    for count, wanted in steps + [(1, True)] * n_gen:
+        want = np.zeros(count, np.uint8)
+        want[-1] = wanted
+        positions = np.arange(at, at + count, dtype=np.int32)
+        executable.forward(np.zeros(count, np.int32), positions, ids[at : at + count], want)
+        at += count
+
+
+def parse_values(text: str, option: str) -> list[int]:
+    """llama-bench's lists and ranges: ``512``, ``1,2,4``, ``1-4``, ``16-64+16``, ``1-8*2``.
+
+    Raises ``invalid_option``.
+    """
+    values: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,7})(?:-(\d{1,7})(?:([+*])(\d{1,7}))?)?", part.strip())
+        if match is None:
+            raise _bad_values(text, option)
+        first, last = int(match[1]), int(match[2] or match[1])
+        step, factor = int(match[4] or 1), match[3] == "*"
+        if first > last or step < 1 or (factor and (step < 2 or first < 1)):
+            raise _bad_values(text, option)
+        while first <= last:
+            values.append(first)
+            first = first * step if factor else first + step
+            if len(values) > MAX_VALUES:
+                raise _bad_values(text, option)
+    return values
+
+
+def _bad_values(text: str, option: str) -> EngineError:
+    return EngineError(
+        "invalid_option",
+        f"{text!r} is no list of numbers",
+        path=option,
+        allowed=f"N, N,N…, FIRST-LAST, FIRST-LAST+STEP, FIRST-LAST*FACTOR; at most {MAX_VALUES}",
+        exit_code=EXIT_USAGE,
+    )
+
+
+def plan_tests(
+    prompts: Sequence[int], gens: Sequence[int], pairs: Sequence[tuple[int, int]], depths: Sequence[int]
+) -> list[Test]:
+    """The tests in llama-bench's order: for each depth all prompts, all generations, all pairs."""
+    tests = []
+    for depth in depths:
+        tests += [Test(n, 0, depth) for n in prompts if n]
+        tests += [Test(0, n, depth) for n in gens if n]
+        tests += [Test(p, n, depth) for p, n in pairs if p or n]
+    return tests
+
+
+def build_name(manifest: Manifest) -> str:
+    """What built the bundle: the engine's version and the digest of its compiler."""
+    return f"{manifest.engine_version}+{manifest.builder[:8]}"
+
+
+def model_type(manifest: Manifest) -> str:
+    """``llama 1.24 B Q4_K_M``."""
+    return f"{manifest.architecture} {params_text(manifest.details)} {manifest.quantization.upper()}"
+
+
+def params_text(details: Mapping[str, Any]) -> str:
+    """Parameters as llama-bench writes them, ``1.24 B`` or ``3.93 M``."""
+    count = int(details.get("parameters", 0))
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
+
+
+def size_text(count: int) -> str:
+    """Bytes in GiB or MiB, two digits."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"

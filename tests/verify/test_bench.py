@@ -1,0 +1,173 @@
+"""``engine bench`` speaks llama-bench: tests, lists, keys, table; what is unknown is null."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from runtime.cli import main
+from runtime.cli.target import bundle_of
+from runtime.control.bench import Test as Row
+from runtime.control.bench import Work, chunks, parse_values, plan_tests, run_test
+from runtime.engine.executable import Executable
+from runtime.errors import EngineError
+from runtime.metrics.energy import EnergyMeter
+
+LLAMA_BENCH_KEYS = [
+    "build_commit",
+    "cpu_info",
+    "model_filename",
+    "model_type",
+    "model_size",
+    "model_n_params",
+    "n_batch",
+    "n_ubatch",
+    "n_threads",
+    "type_k",
+    "type_v",
+    "n_prompt",
+    "n_gen",
+    "n_depth",
+    "test_time",
+    "avg_ns",
+    "stddev_ns",
+    "avg_ts",
+    "stddev_ts",
+    "samples_ns",
+    "samples_ts",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("512", [512]),
+        ("1,2,4", [1, 2, 4]),
+        ("1-4", [1, 2, 3, 4]),
+        ("16-64+16", [16, 32, 48, 64]),
+        ("1-8*2", [1, 2, 4, 8]),
+        ("0,128-256*2", [0, 128, 256]),
+    ],
+)
+def test_lists_and_ranges(text: str, values: list[int]) -> None:
+    assert parse_values(text, "-p") == values
+
+
+@pytest.mark.parametrize("text", ["", "a", "4-1", "1-4*1", "0-4*2", "1-9+0", "1-5000", "-1", "1,,2"])
+def test_what_is_no_list_is_refused(text: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        parse_values(text, "-p")
+    assert (caught.value.code, caught.value.path) == ("invalid_option", "-p")
+
+
+def test_tests_are_named_and_ordered_as_llama_bench_does() -> None:
+    tests = plan_tests([512], [128, 0], [(64, 16)], [0, 256])
+    assert [test.name for test in tests] == [
+        "pp512",
+        "tg128",
+        "pp64+tg16",
+        "pp512 @ d256",
+        "tg128 @ d256",
+        "pp64+tg16 @ d256",
+    ]
+
+
+def test_work_counts_weights_once_a_step_and_the_projection_once_a_row() -> None:
+    work = Work(weight_bytes=1000, kv_bytes_per_token=10, macs_per_token=7, macs_per_row=100)
+    assert work.bytes_of(Row(0, 2, 5), 32) == 2 * 1000 + 10 * (6 + 7)
+    assert work.bytes_of(Row(64, 0), 32) == 2 * 1000 + 10 * (32 + 64)
+    assert work.macs_of(Row(64, 0)) == 64 * 7 + 100
+    assert work.macs_of(Row(0, 2)) == 2 * 7 + 200
+    assert chunks(70, 32) == [32, 32, 6]
+
+
+class Constant:
+    """A counter of 50 W on a clock of its own."""
+
+    domain, kind, joules_per_count, count_range = "package-0", "package", 1e-6, None
+
+    def __init__(self) -> None:
+        self.ns = 0
+
+    def clock(self) -> int:
+        self.ns += 1_000_000
+        return self.ns
+
+    def read(self) -> int:
+        return self.ns // 20
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_test_is_repeated_with_the_bandwidth_and_energy_of_each_round(tiny_plan: Path) -> None:
+    bundle = bundle_of(str(tiny_plan), quiet=True)
+    counter = Constant()
+    meter = EnergyMeter("made", [counter], clock=counter.clock, sampling=False)
+    with Executable.open(bundle, 1) as executable:
+        result = run_test(executable, Row(4, 3, 8), repetitions=3, meter=meter, bandwidth=lambda: 5e9)
+        body = result.to_json(bundle, "made")
+    assert len(body["samples_ns"]) == 3
+    assert body["avg_ts"] == pytest.approx(sum(7e9 / ns for ns in body["samples_ns"]) / 3)
+    assert body["avg_watts"] == pytest.approx(50.0)
+    assert body["joules_per_token"] == pytest.approx(0.05 / 7)
+    assert body["read_bandwidth_gb_per_s"] == 5.0
+    assert body["bandwidth_share"] is None  # the prompt's part is bound by arithmetic
+    assert 0 <= body["overhead"] < 1
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", *arguments])
+    return int(ended.value.code or 0)
+
+
+def test_the_four_formats(tiny_plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = (str(tiny_plan), "-p", "4", "-n", "2", "-pg", "3,1", "-r", "2", "--no-bandwidth")
+    assert command(*small, "-o", "json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(r["n_prompt"], r["n_gen"]) for r in rows] == [(4, 0), (0, 2), (3, 1)]
+    assert set(LLAMA_BENCH_KEYS) <= set(rows[0])
+    assert rows[0]["avg_watts"] is None or rows[0]["avg_watts"] > 0
+    assert command(*small, "-o", "jsonl") == 0
+    assert [json.loads(line)["n_gen"] for line in capsys.readouterr().out.splitlines()] == [0, 2, 1]
+    assert command(*small, "-o", "csv") == 0
+    assert [r["n_prompt"] for r in csv.DictReader(io.StringIO(capsys.readouterr().out))] == ["4", "0", "3"]
+    assert command(*small) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0].startswith("| model")
+    assert [cell.strip() for cell in lines[0].split("|")][1:8] == [
+        "model",
+        "size",
+        "params",
+        "backend",
+        "threads",
+        "test",
+        "t/s",
+    ]
+    assert "pp3+tg1" in lines[4]
+    assert lines[-1].startswith("build: 0.")
+    assert "not timed: tokenization, sampling" in captured.err
+
+
+def test_what_cannot_be_measured_is_refused(tiny_plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(str(tiny_plan), "-p", "9999", "-n", "0") == 2
+    assert "at most 256" in capsys.readouterr().err
+    assert command(str(tiny_plan), "-p", "banana") == 2
+    assert command(str(tiny_plan), "-o", "xml") == 2
+    assert command(str(tiny_plan), "-pg", "5") == 2
+
+
+def test_the_bandwidth_tool_reads_memory() -> None:
+    from compiler.bandwidth import read_bandwidth
+
+    measured = read_bandwidth(2, bytes=8 << 20, passes=3)
+    assert measured is not None
+    assert 1e8 < measured < 1e13
+    assert read_bandwidth(0) is None
+    assert read_bandwidth(1, bytes=1 << 62) is None
