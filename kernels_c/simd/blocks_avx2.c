@@ -27,8 +27,9 @@ V16 __m256i pairs_i8(__m128i x, __m128i y, int32_t half)
     return _mm256_cvtepi8_epi16(half ? _mm_unpackhi_epi8(x, y) : _mm_unpacklo_epi8(x, y));
 }
 
-/* Stops the compiler from moving loads of later steps up: they would take registers from sums. */
-#define STEP() __asm__ volatile("" ::: "memory")
+/* Has the compiler finish x here, in a register. GCC otherwise sinks the additions of an
+ * unrolled chain to its end and keeps all products on the stack until then. */
+#define KEEP(x) __asm__ volatile("" : "+x"(x))
 
 /* Software prefetch distance ahead of a panel that is read once. */
 #define PREFETCH_AHEAD 2048

@@ -84,7 +84,8 @@ V16 void q4_k_tile(const q4_k_block *b, int32_t tokens, const int8_t *codes, con
                 __m256i p0 = _mm256_maddubs_epi16(w0, x), p1 = _mm256_maddubs_epi16(w1, x);
                 part[t][0] = c ? _mm256_add_epi16(part[t][0], p0) : p0;
                 part[t][1] = c ? _mm256_add_epi16(part[t][1], p1) : p1;
-                STEP();
+                KEEP(part[t][0]);
+                KEEP(part[t][1]);
             }
         }
 #pragma GCC unroll 2

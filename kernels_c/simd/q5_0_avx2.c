@@ -62,7 +62,8 @@ V16 void q5_0_tile(const q5_0_block *block, const uint16_t *d, int32_t blocks, i
                 __m256i x = broadcast_4(codes + t * 32 + c * 4);
                 part[t][0] = _mm256_add_epi16(part[t][0], _mm256_maddubs_epi16(w0, x));
                 part[t][1] = _mm256_add_epi16(part[t][1], _mm256_maddubs_epi16(w1, x));
-                STEP();
+                KEEP(part[t][0]);
+                KEEP(part[t][1]);
             }
         }
 #pragma GCC unroll 2

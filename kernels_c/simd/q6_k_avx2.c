@@ -76,7 +76,8 @@ V16 void q6_k_tile(const q6_k_block *b, int32_t tokens, const int8_t *codes, con
                 __m256i x = broadcast_4(codes + t * 256 + g * 16 + c * 4);
                 part[t][0] = _mm256_add_epi16(part[t][0], _mm256_maddubs_epi16(w0, x));
                 part[t][1] = _mm256_add_epi16(part[t][1], _mm256_maddubs_epi16(w1, x));
-                STEP();
+                KEEP(part[t][0]);
+                KEEP(part[t][1]);
             }
         }
 #pragma GCC unroll 2

@@ -37,7 +37,7 @@ V16 void q8_0_tile(const packed_q8_0 *block, const uint16_t *d, int32_t blocks, 
 #pragma GCC unroll 4
                 for (int32_t t = 0; t < tokens; ++t) {
                     total[t][half] = q8_0_step(total[t][half], w, magnitude, broadcast_4(codes + t * 32 + c * 4));
-                    STEP();
+                    KEEP(total[t][half]);
                 }
             }
 #pragma GCC unroll 2
