@@ -54,9 +54,7 @@ def render_panel(backend: Backend, fmt: str, k: int) -> str:
 
 def exposed_source(backend: Backend) -> str:
     """One translation unit with all kernels of ``backend`` and its table."""
-    table = {
-        fmt: [(k, backend.kernel("panel", fmt).c_name(k)) for k in CHECK_K[fmt]] for fmt in FORMATS
-    }
+    table = {fmt: [(k, backend.kernel("panel", fmt).c_name(k)) for k in CHECK_K[fmt]] for fmt in FORMATS}
     panels = [render_panel(backend, fmt, k) for fmt in FORMATS for k in CHECK_K[fmt]]
     return (
         environment()

@@ -1,0 +1,62 @@
+"""Runs a backend's kernels against the scalar reference, bit for bit, and times them.
+
+The program is built by :mod:`compiler.kernel_build` and runs apart: a kernel that
+leaves its buffers, whose neighbours are guard bytes, ends that process and not ours.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from compiler import backends
+from compiler.kernel_build import build_program
+from compiler.kernels import FORMATS, KV_TYPES
+from runtime.errors import EXIT_FAILURE, EXIT_MACHINE, EngineError
+
+#: What a check covers: a panel kernel a format, attention a KV type, the row kernels, the thread pool.
+CHECKS = (*FORMATS, *(f"attention_{kind}" for kind in KV_TYPES), "rows", "threadpool")
+
+
+def check_kernels(backend: str, cases: int, seed: int, ops: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """``{"op", "cases", "failures"[, "first_failing_seed"]}`` for each of ``ops`` (default: all).
+
+    Attention and the thread pool run a fiftieth of ``cases``: one of theirs is hundreds
+    of times the work. Raises ``backend_unknown``, ``unsupported_cpu``, ``compiler_failed``,
+    ``kernel_crashed``.
+    """
+    return _run(backend, ["check", "reference", backend, str(cases), str(seed), *ops], failures=True)
+
+
+def bench_kernels(backend: str, threads: int, rounds: int, dram_bytes: int) -> list[dict[str, Any]]:
+    """Times of each kernel and of the reference, warm and with weights from DRAM, as the program reports."""
+    numbers = [str(threads), str(rounds), str(dram_bytes)]
+    return _run(backend, ["bench", "reference", backend, *numbers], failures=False)
+
+
+def _run(backend: str, arguments: list[str], *, failures: bool) -> list[dict[str, Any]]:
+    chosen = backends.get(backend)
+    if missing := chosen.missing_features(backends.cpu_features()):
+        raise EngineError(
+            "unsupported_cpu",
+            f"{backend} needs {', '.join(missing)}, which this CPU lacks",
+            path="backend",
+            exit_code=EXIT_MACHINE,
+        )
+    sets = [backends.get("reference")] if backend == "reference" else [backends.get("reference"), chosen]
+    with TemporaryDirectory(prefix="engine-kernels-") as folder:
+        program = build_program(sets, Path(folder))
+        done = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode not in ((0, 1) if failures else (0,)):
+        raise EngineError(
+            "kernel_crashed",
+            f"the check ended with {done.returncode}: {done.stderr.strip()[-1000:]}",
+            path=backend,
+            hint="the last line of its output names the op; the same seed repeats it",
+            exit_code=EXIT_FAILURE,
+        )
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
