@@ -42,9 +42,9 @@ def write_model(
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     for key, value in metadata.items():
-        writers = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-        add = writers[value.__class__]
-        add(f"{architecture}.{key}", value)
+        kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+        kinds[str] = writer.add_string
+        kinds[value.__class__](f"{architecture}.{key}", value)
     tokens, kinds, merges = byte_vocabulary()
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
