@@ -199,10 +199,11 @@ def _int(text: str) -> int:
 
 
 def _float(text: str) -> float:
+    """A number; 2.0 is the integer 2, as JSON Schema has it. Plans make floats of what must be one."""
     value = float(text)
     if not math.isfinite(value):
         raise EngineError("invalid_json", f"{text[:32]} is too large for a number")
-    return value
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
 def _too_large(max_bytes: int) -> EngineError:

@@ -135,6 +135,13 @@ def test_logprobs_of_both_kinds(ai):
     assert all(math.isfinite(e.logprob) for e in entries)
 
 
+def test_a_whole_number_may_be_written_with_a_point(live):
+    body = b'{"model": "story", "prompt": "Go", "max_tokens": 3.0, "logprobs": 2.0, "temperature": 0.0}'
+    reply = httpx.post(f"{live.url}/v1/completions", content=body)
+    assert reply.json()["usage"]["completion_tokens"] == 3
+    assert len(reply.json()["choices"][0]["logprobs"]["top_logprobs"][0]) == 2
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
