@@ -130,17 +130,18 @@ def load_tool_library(
 ) -> ToolLibrary:
     """Builds (once) and opens a compile-time library: quantizers, packers.
 
-    ``names``: the C files of ``sources_dir`` to compile; every header of
-    ``sources_dir`` and of the ``include`` folders is at hand by its bare name.
+    ``names``: the C files of ``sources_dir`` to compile; every header of ``sources_dir``
+    and of the folders in ``include``, and every file in it, is at hand by its bare name.
     ``cdef``: the declarations for cffi. The object is kept in the private cache
     under a digest of all sources, flags, compiler and CPU features, is built by one
     process while others wait, and is opened only if it is this user's own and
     has the digest noted when it was built. Raises as :func:`build_shared_object`.
     """
     sources = {name: (sources_dir / name).read_text("utf-8") for name in names}
-    for folder in (sources_dir, *include):
-        sources |= {path.name: path.read_text("utf-8") for path in sorted(folder.glob("*.h"))}
-    return _open_tool(_frozen(sources), tuple(flags), cdef)
+    for place in (sources_dir, *include):
+        files = sorted(place.glob("*.h")) if place.is_dir() else [place]
+        sources |= {path.name: path.read_text("utf-8") for path in files}
+    return _open_tool(_frozen(sources), tuple(sorted(names)), tuple(flags), cdef)
 
 
 def _frozen(sources: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -148,8 +149,10 @@ def _frozen(sources: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 @lru_cache(maxsize=32)
-def _open_tool(sources: tuple[tuple[str, str], ...], flags: tuple[str, ...], cdef: str) -> ToolLibrary:
-    path = _built_tool(sources, flags)
+def _open_tool(
+    sources: tuple[tuple[str, str], ...], units: tuple[str, ...], flags: tuple[str, ...], cdef: str
+) -> ToolLibrary:
+    path = _built_tool(sources, units, flags)
     ffi = cffi.FFI()
     ffi.cdef(cdef)
     try:
@@ -163,11 +166,14 @@ def _open_tool(sources: tuple[tuple[str, str], ...], flags: tuple[str, ...], cde
         ) from cause
 
 
-def _built_tool(sources: tuple[tuple[str, str], ...], flags: tuple[str, ...]) -> Path:
+def _built_tool(
+    sources: tuple[tuple[str, str], ...], units: tuple[str, ...], flags: tuple[str, ...]
+) -> Path:
     toolchain = find_toolchain()
     identity = sha256()
     for part in (
         *(text for pair in sources for text in pair),
+        *units,
         *BASE_FLAGS,
         *flags,
         toolchain.name,
@@ -175,8 +181,7 @@ def _built_tool(sources: tuple[tuple[str, str], ...], flags: tuple[str, ...]) ->
         *sorted(Machine.probe().features),  # -march=native, in a cache that several machines may share
     ):
         identity.update(f"{len(part)}:{part}".encode())
-    first = next(name for name, _ in sources if name.endswith(".c"))
-    stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(first).stem)
+    stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(units[0]).stem)
     folder = store.tools_dir()
     final = folder / f"{stem}-{identity.hexdigest()[:16]}.so"
     note = final.with_suffix(".sha256")
@@ -188,7 +193,7 @@ def _built_tool(sources: tuple[tuple[str, str], ...], flags: tuple[str, ...]) ->
         store.sweep(folder)
         with store.temporary_dir(folder) as work:
             draft = work / "library.so"
-            build_shared_object(dict(sources), flags, draft, toolchain)
+            build_shared_object(dict(sources), flags, draft, toolchain, units)
             try:
                 draft.chmod(0o500)
                 (work / "note").write_text(digest_path(draft), "ascii")

@@ -1,101 +1,130 @@
 /* bandwidth.c: how fast memory can be read here and now, the limit of decode.
  *
- * Every thread sums its own part of one anonymous buffer, which it has touched first (so that the
- * pages lie near it) and which is far larger than any cache. Sixteen 8-byte accumulators keep the
- * adders out of the way; the sum is returned so that no read can be left out. */
+ * What is read is one anonymous buffer in 2 MB pages, far larger than any cache, filled by the
+ * threads that read it. A pass reads all of it with the engine's own pool: every thread walks its
+ * contiguous share in units, then takes what others have left, as a matmul does. The loops are
+ * those of read_loops.c. Each pass checks the sum of all words against that of the filling. */
 #define _GNU_SOURCE
-#include <pthread.h>
-#include <sched.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
-#define MAX_THREADS 1024
+#include "read_loops.h"
 
 #pragma GCC visibility push(default)
 /* cdef-begin */
-/* Bytes per second that `threads` threads read together from `bytes` of memory, over `passes`
- * passes; 0 if the memory or the threads cannot be had. *checksum proves that it was read. */
-double read_bandwidth(int32_t threads, uint64_t bytes, int32_t passes, uint64_t *checksum);
+typedef struct bandwidth_probe bandwidth_probe;
+
+/* Maps `bytes`, rounded up to whole units of 4 MB, at least one a thread, and fills them; NULL if
+ * the memory or the threads cannot be had. One thread at a time may use a probe. */
+bandwidth_probe *bandwidth_open(int32_t threads, uint64_t bytes);
+void bandwidth_close(bandwidth_probe *p); /* NULL is allowed */
+uint64_t bandwidth_bytes(const bandwidth_probe *p);
+
+/* The loops there are, and what one does; NULL where there is none. */
+int32_t bandwidth_loops(void);
+const char *bandwidth_loop(int32_t loop);
+
+/* Bytes per second of one pass; 0 if there is no such loop, -1 if the sum was wrong. */
+double bandwidth_pass(bandwidth_probe *p, int32_t loop);
 /* cdef-end */
 #pragma GCC visibility pop
 
-enum { WAIT, READ, GIVE_UP };
+#include "engine_abi.h"
+#include "threadpool.h"
+#include "threadpool.c"
 
-typedef struct {
-    uint64_t *words;     /* this thread's part */
-    uint64_t count;      /* words in it, a multiple of 16 */
-    int32_t passes;
-    _Atomic int *ready;  /* threads that have touched their part */
-    _Atomic int *signal; /* WAIT until all are ready */
-    uint64_t sum;
-} part;
+#define PAGE_BYTES (2 << 20)
+#define WORDS (READ_UNIT_BYTES / 8)
 
-static void *read_part(void *arg)
+struct bandwidth_probe {
+    threadpool *pool;
+    uint8_t *mapped, *units; /* units: from the first whole page of mapped on */
+    uint64_t mapped_bytes, bytes;
+    int32_t n_units, loop;
+    uint64_t expected;
+    _Atomic uint64_t sum;
+};
+
+static void fill_units(void *arg, int32_t thread)
 {
-    part *p = arg;
-    memset(p->words, 1, p->count * 8);
-    atomic_fetch_add(p->ready, 1);
-    while (atomic_load(p->signal) == WAIT)
-        sched_yield();
-    uint64_t s[16] = {0};
-    for (int32_t pass = 0; pass < p->passes && atomic_load(p->signal) == READ; ++pass)
-        for (uint64_t i = 0; i < p->count; i += 16) {
-            __builtin_prefetch(p->words + i + 512);
-            for (int32_t j = 0; j < 16; ++j)
-                s[j] += p->words[i + j];
+    bandwidth_probe *p = arg;
+    uint64_t sum = 0;
+    for (int32_t unit; (unit = threadpool_next(p->pool, thread, p->n_units)) >= 0;) {
+        uint64_t *words = (uint64_t *)(p->units + (int64_t)unit * READ_UNIT_BYTES);
+        for (int64_t i = 0; i < WORDS; ++i) {
+            /* No two pages alike: a hypervisor could give equal ones the same place. */
+            uint64_t word = ((uint64_t)unit * WORDS + (uint64_t)i + 1) * 0x9e3779b97f4a7c15u;
+            words[i] = word;
+            sum += word;
         }
-    for (int32_t j = 0; j < 16; ++j)
-        p->sum += s[j];
-    return NULL;
+    }
+    p->sum += sum;
 }
 
-static double now(void)
+static void read_units(void *arg, int32_t thread)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    bandwidth_probe *p = arg;
+    uint64_t sum = 0;
+    for (int32_t unit; (unit = threadpool_next(p->pool, thread, p->n_units)) >= 0;)
+        sum += read_loops[p->loop].read(p->units + (int64_t)unit * READ_UNIT_BYTES);
+    p->sum += sum;
 }
 
-double read_bandwidth(int32_t threads, uint64_t bytes, int32_t passes, uint64_t *checksum)
+bandwidth_probe *bandwidth_open(int32_t threads, uint64_t bytes)
 {
-    *checksum = 0;
-    if (threads < 1 || threads > MAX_THREADS || passes < 1)
+    if (threads < 1 || threads > POOL_MAX_THREADS || bytes > (uint64_t)INT32_MAX * PAGE_BYTES)
+        return NULL;
+    bandwidth_probe *p = calloc(1, sizeof *p);
+    if (p == NULL)
+        return NULL;
+    const uint64_t n_units = (bytes + READ_UNIT_BYTES - 1) / READ_UNIT_BYTES;
+    p->n_units = n_units < (uint64_t)threads ? threads : (int32_t)n_units;
+    p->bytes = (uint64_t)p->n_units * READ_UNIT_BYTES;
+    p->mapped_bytes = p->bytes + 2 * PAGE_BYTES; /* one to begin with a page, one for the prefetches */
+    p->mapped = mmap(NULL, p->mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p->mapped == MAP_FAILED) {
+        free(p);
+        return NULL;
+    }
+    madvise(p->mapped, p->mapped_bytes, MADV_HUGEPAGE);
+    p->units = (uint8_t *)(((uintptr_t)p->mapped + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES);
+    if (threadpool_create(threads, &p->pool) != ENGINE_OK) {
+        bandwidth_close(p);
+        return NULL;
+    }
+    threadpool_run(p->pool, fill_units, p);
+    p->expected = p->sum;
+    return p;
+}
+
+void bandwidth_close(bandwidth_probe *p)
+{
+    if (p == NULL)
+        return;
+    threadpool_destroy(p->pool);
+    munmap(p->mapped, p->mapped_bytes);
+    free(p);
+}
+
+uint64_t bandwidth_bytes(const bandwidth_probe *p) { return p->bytes; }
+
+int32_t bandwidth_loops(void) { return n_read_loops; }
+
+const char *bandwidth_loop(int32_t loop)
+{
+    return loop >= 0 && loop < n_read_loops ? read_loops[loop].name : NULL;
+}
+
+double bandwidth_pass(bandwidth_probe *p, int32_t loop)
+{
+    if (loop < 0 || loop >= n_read_loops)
         return 0;
-    const uint64_t count = bytes / 8 / (uint64_t)threads / 16 * 16;
-    const uint64_t size = count * 8 * (uint64_t)threads + 8192; /* the prefetches run past the end */
-    part *parts = calloc((size_t)threads, sizeof *parts);
-    pthread_t *ids = calloc((size_t)threads, sizeof *ids);
-    uint64_t *words = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (count == 0 || parts == NULL || ids == NULL || words == MAP_FAILED) {
-        free(parts);
-        free(ids);
-        if (words != MAP_FAILED)
-            munmap(words, size);
-        return 0;
-    }
-    madvise(words, size, MADV_HUGEPAGE);
-    _Atomic int ready = 0, signal = WAIT;
-    int32_t started = 0;
-    for (; started < threads; ++started) {
-        parts[started] = (part){words + count * (uint64_t)started, count, passes, &ready, &signal, 0};
-        if (pthread_create(&ids[started], NULL, read_part, &parts[started]) != 0)
-            break;
-    }
-    while (atomic_load(&ready) < started)
-        sched_yield();
-    const double begin = now();
-    atomic_store(&signal, started == threads ? READ : GIVE_UP);
-    for (int32_t i = 0; i < started; ++i) {
-        pthread_join(ids[i], NULL);
-        *checksum += parts[i].sum;
-    }
-    const double seconds = now() - begin;
-    free(parts);
-    free(ids);
-    munmap(words, size);
-    return started == threads ? (double)count * 8.0 * threads * passes / seconds : 0;
+    p->loop = loop;
+    p->sum = 0;
+    const int64_t begin = pool_now_ns();
+    threadpool_run(p->pool, read_units, p);
+    const int64_t ns = pool_now_ns() - begin;
+    return p->sum == p->expected ? (double)p->bytes * 1e9 / (double)(ns > 0 ? ns : 1) : -1;
 }

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +16,7 @@ from runtime.cli.output import note, on_terminal
 from runtime.errors import EXIT_USAGE, EngineError
 
 if TYPE_CHECKING:
+    from compiler.bandwidth import BandwidthProbe
     from runtime.bundle.reader import Bundle
 
 FORMATS = ("md", "csv", "json", "jsonl")
@@ -52,8 +55,8 @@ def bench(
 
     Numbers take lists and ranges: 512, 128,256, 1-4, 16-64+16, 1-8*2. Timed are the steps of the
     compiled code and what drives them; tokenization and sampling are not. gb_per_s counts the weights
-    once a step and the KV cache; bandwidth_share relates it to the read bandwidth measured between
-    the repetitions (generation only); overhead is the share of time outside the compiled code.
+    once a step and the KV cache; bandwidth_share relates it to the read bandwidth measured before and
+    after each repetition (generation only); overhead is the share of time outside the compiled code.
     """
     from runtime.bundle.machine import Machine
     from runtime.cli.target import bundle_of
@@ -78,7 +81,10 @@ def bench(
     note(f"note: {INCLUDES}")
     results: list[dict[str, Any]] = []
     for count in counts:
-        with Executable.open(bundle, count) as executable:
+        with (
+            Executable.open(bundle, count) as executable,
+            nullcontext() if no_bandwidth else _probe(count) as probe,
+        ):
             for test in tests:
                 if on_terminal():
                     note(f"{test.name}, {count} threads, {repetitions} repetitions …")
@@ -87,7 +93,7 @@ def bench(
                     test,
                     repetitions=repetitions,
                     meter=meter,
-                    bandwidth=None if no_bandwidth else lambda count=count: _bandwidth(count),  # type: ignore[misc]
+                    bandwidth=probe.measure if probe else None,
                     warm_up=not no_warmup,
                 )
                 results.append(result.to_json(bundle, cpu))
@@ -97,10 +103,19 @@ def bench(
     _write(output, results, bundle)
 
 
-def _bandwidth(threads: int) -> float | None:
-    from compiler.bandwidth import read_bandwidth
+@contextmanager
+def _probe(threads: int) -> Iterator[BandwidthProbe | None]:
+    """The bandwidth probe; None, with a note, where it cannot be had (it needs a C compiler once)."""
+    from compiler.bandwidth import BandwidthProbe
 
-    return read_bandwidth(threads)
+    try:
+        probe = BandwidthProbe(threads)
+    except EngineError as error:
+        note(f"note: no read bandwidth: {error.message}")
+        yield None
+        return
+    with probe:
+        yield probe
 
 
 def _pair(text: str) -> tuple[int, int]:

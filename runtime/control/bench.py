@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from statistics import mean, median, stdev
 from typing import Any
 
@@ -95,7 +96,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Result:
-    """All repetitions of a test, and the read bandwidth (bytes/s) measured between them."""
+    """All repetitions of a test.
+
+    ``bandwidths``: bytes a second that could be read around each, the better of before and after.
+    """
 
     test: Test
     threads: int
@@ -166,10 +170,11 @@ def run_test(
     *,
     repetitions: int,
     meter: EnergyMeter,
-    bandwidth: Callable[[], float | None] | None = None,
+    bandwidth: Callable[[], float] | None = None,
     warm_up: bool = True,
 ) -> Result:
-    """Runs a test: the depth, one untimed round, then the repetitions, each after a look at the bandwidth.
+    """Runs a test: the depth, one untimed round, then the repetitions, with a look at the bandwidth
+    before, between and after them.
 
     Raises ``test_too_long`` if it does not fit the bundle's context.
     """
@@ -189,19 +194,18 @@ def run_test(
     if warm_up:
         _run(executable, ids, test.n_depth, test.n_prompt, min(test.n_gen, 1))
     started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    samples, bandwidths = [], []
+    samples = []
+    looks = [bandwidth()] if bandwidth else []
     for _ in range(repetitions):
-        if bandwidth is not None and (measured := bandwidth()) is not None:
-            bandwidths.append(measured)
         mark, before = meter.start(), executable.forward_ns
         begin = time.monotonic_ns()
         _run(executable, ids, test.n_depth, test.n_prompt, test.n_gen)
         ns = time.monotonic_ns() - begin
         samples.append(Sample(ns, executable.forward_ns - before, meter.read(mark)))
+        looks += [bandwidth()] if bandwidth else []
     work = Work.of(executable.bundle.manifest, limits.n_vocab)
-    return Result(
-        test, executable.threads, tuple(samples), tuple(bandwidths), work, limits.step_tokens, started
-    )
+    around = tuple(max(pair) for pair in pairwise(looks))
+    return Result(test, executable.threads, tuple(samples), around, work, limits.step_tokens, started)
 
 
 def _run(executable: Executable, ids: np.ndarray[Any, Any], at: int, n_prompt: int, n_gen: int = 0) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from compiler.bandwidth import BandwidthProbe, _tool
 from runtime.cli import main
 from runtime.cli.target import bundle_of
 from runtime.control.bench import Test as Row
@@ -109,13 +111,15 @@ def test_a_test_is_repeated_with_the_bandwidth_and_energy_of_each_round(tiny_pla
     counter = Constant()
     meter = EnergyMeter("made", [counter], clock=counter.clock, sampling=False)
     with Executable.open(bundle, 1) as executable:
-        result = run_test(executable, Row(4, 3, 8), repetitions=3, meter=meter, bandwidth=lambda: 5e9)
+        looks = iter((4e9, 6e9, 5e9, 3e9))
+        result = run_test(executable, Row(4, 3, 8), repetitions=3, meter=meter, bandwidth=lambda: next(looks))
         body = result.to_json(bundle, "made")
     assert len(body["samples_ns"]) == 3
     assert body["avg_ts"] == pytest.approx(sum(7e9 / ns for ns in body["samples_ns"]) / 3)
     assert body["avg_watts"] == pytest.approx(50.0)
     assert body["joules_per_token"] == pytest.approx(0.05 / 7)
-    assert body["read_bandwidth_gb_per_s"] == 5.0
+    assert result.bandwidths == (6e9, 6e9, 5e9)  # the better of before and after
+    assert body["read_bandwidth_gb_per_s"] == 6.0
     assert body["bandwidth_share"] is None  # the prompt's part is bound by arithmetic
     assert 0 <= body["overhead"] < 1
 
@@ -163,11 +167,30 @@ def test_what_cannot_be_measured_is_refused(tiny_plan: Path, capsys: pytest.Capt
     assert command(str(tiny_plan), "-pg", "5") == 2
 
 
-def test_the_bandwidth_tool_reads_memory() -> None:
-    from compiler.bandwidth import read_bandwidth
+def test_the_bandwidth_probe_reads_memory_with_its_fastest_loops() -> None:
+    with BandwidthProbe(2, 16 << 20) as probe:
+        assert (probe.threads, probe.bytes) == (2, 16 << 20)
+        rate = probe.measure(rounds=2)
+        assert 1e8 < rate < 1e13
+        assert re.fullmatch(r"(256|512) bit( x \d streams)?, (no prefetch|prefetch \d+ ahead.*)", probe.loop)
+    probe.close()
+    with BandwidthProbe(3, 1) as small:
+        assert small.bytes == 3 * (4 << 20)  # a unit a thread
 
-    measured = read_bandwidth(2, bytes=8 << 20, passes=3)
-    assert measured is not None
-    assert 1e8 < measured < 1e13
-    assert read_bandwidth(0) is None
-    assert read_bandwidth(1, bytes=1 << 62) is None
+
+def test_every_loop_of_the_probe_reads_every_word() -> None:
+    tool = _tool()
+    probe = tool.lib.bandwidth_open(2, 8 << 20)
+    loops = tool.lib.bandwidth_loops()
+    assert loops > 4
+    assert all(tool.lib.bandwidth_pass(probe, loop) > 0 for loop in range(loops))  # -1: another sum
+    assert tool.lib.bandwidth_pass(probe, loops) == tool.lib.bandwidth_pass(probe, -1) == 0
+    assert tool.lib.bandwidth_loop(loops) == tool.ffi.NULL
+    tool.lib.bandwidth_close(probe)
+
+
+@pytest.mark.parametrize(("threads", "size"), [(0, 1 << 20), (2000, 1 << 20), (1, 1 << 50)])
+def test_what_the_probe_cannot_have_is_said(threads: int, size: int) -> None:
+    with pytest.raises(EngineError) as caught:
+        BandwidthProbe(threads, size)
+    assert caught.value.code == "bandwidth_unknown"
