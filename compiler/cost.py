@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from compiler.emit.timers import matrices, op_label
 from compiler.graph import Graph, Node
 from compiler.kernels import packed_bytes
 from compiler.ops import weight_shape
@@ -15,6 +18,33 @@ KV_ELEMENT = {"f32": 4, "f16": 2, "q8_0": 1}
 
 
 @dataclass(frozen=True)
+class OpCost:
+    """What all ops of one label do together, of one kind of operand: several entries may share a label.
+
+    ``op``      as the timers name it (:func:`compiler.emit.timers.op_label`).
+    ``type``    format of the weights, element type of the KV cache, or None.
+    ``rows``    what ``macs`` counts for: a ``token`` of the step, one whose logits are ``wanted``, or
+                a ``position`` that a token attends to.
+    ``macs``    multiplications, each with an addition.
+    ``bytes``   read from memory: for each token, yet never more than ``most_bytes`` a step; for each
+                position that the cache holds.
+    ``window``  positions that a token attends to at most; 0: all.
+    """
+
+    op: str
+    type: str | None
+    rows: str
+    macs: int = 0
+    bytes: int = 0
+    most_bytes: int = 0
+    window: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest; zeros are left out."""
+        return {key: value for key, value in asdict(self).items() if value not in (0, None)}
+
+
+@dataclass(frozen=True)
 class StaticCost:
     """Costs of decode.
 
@@ -22,37 +52,62 @@ class StaticCost:
     logits are wanted, attention left out. ``weight_bytes``: bytes of packed weights that
     a step of one token reads. ``kv_bytes_per_token``: bytes of cache one resident token
     adds to each later step. ``parameters``: weights of the model that the graph uses.
+    ``ops``: the same by op, in the order of the graph.
     """
 
     flops_per_token: int
     weight_bytes: int
     kv_bytes_per_token: int
     parameters: int
+    ops: tuple[OpCost, ...]
 
 
 def static_cost(graph: Graph, kv_cache: str) -> StaticCost:
     """The cost of a placed graph."""
-    flops = read = kv = 0
-    for node in graph.nodes:
-        if node.op == "kv_store":
-            width = int(node.attrs["head_dim"]) + int(node.attrs["head_dim_v"])
-            kv += int(node.attrs["kv_heads"]) * width * KV_ELEMENT[kv_cache]
-            kv += int(node.attrs["kv_heads"]) * 8 if kv_cache == "q8_0" else 0
+    ops = tuple(_added(cost for node in graph.nodes for cost in _node_costs(graph, node, kv_cache)))
+    products = [op for op in ops if op.rows != "position"]
+    return StaticCost(
+        flops_per_token=2 * sum(op.macs for op in products),
+        weight_bytes=sum(op.bytes for op in products),
+        kv_bytes_per_token=sum(op.bytes for op in ops if op.rows == "position"),
+        parameters=sum(math.prod(w.shape) for w in graph.weights.values() if w.offset is not None),
+        ops=ops,
+    )
+
+
+def _added(costs: Iterator[OpCost]) -> Iterator[OpCost]:
+    """Entries that differ in their amounts only, added up, in order of first appearance."""
+    sums: dict[OpCost, OpCost] = {}
+    for cost in costs:
+        key = replace(cost, macs=0, bytes=0, most_bytes=0)
+        old = sums.get(key, key)
+        sums[key] = replace(
+            old,
+            macs=old.macs + cost.macs,
+            bytes=old.bytes + cost.bytes,
+            most_bytes=old.most_bytes + cost.most_bytes,
+        )
+    yield from sums.values()
+
+
+def _node_costs(graph: Graph, node: Node, kv_cache: str) -> Iterator[OpCost]:
+    label = op_label(node)
+    if node.op == "attention":
+        heads, kv_heads = int(node.attrs["heads"]), int(node.attrs["kv_heads"])
+        width = int(node.attrs["head_dim"]) + int(node.attrs["head_dim_v"])
+        scales = 2 * 4 * kv_heads if kv_cache == "q8_0" else 0
+        read = kv_heads * width * KV_ELEMENT[kv_cache] + scales
+        window = int(node.attrs["window"])
+        yield OpCost(label, kv_cache, "position", heads * width, read, window=window)
+        return
+    rows = "wanted" if node.type.rows == "W" else "token"
+    for ref in matrices(node):
+        shape, format = weight_shape(graph.weights, ref), graph.weights[ref.name].type
+        *_, height, k = shape
+        if node.op == "embed":
+            row = packed_bytes(format, 16, k) // 16
+            yield OpCost(label, format, rows, 0, row, packed_bytes(format, height, k))
             continue
-        for shape, format in _matrices(graph, node):
-            rows, k = shape[-2:]
-            matrices = used_experts(graph) if len(shape) == 3 else 1
-            if node.op == "embed":
-                read += packed_bytes(format, 16, k) // 16
-                continue
-            flops += 2 * matrices * rows * k
-            read += matrices * packed_bytes(format, rows, k)
-    parameters = sum(math.prod(w.shape) for w in graph.weights.values() if w.offset is not None)
-    return StaticCost(flops, read, kv, parameters)
-
-
-def _matrices(graph: Graph, node: Node) -> list[tuple[tuple[int, ...], str]]:
-    """(shape, format) of the matrices that a node multiplies with or looks up in."""
-    count = {"linear": int(node.attrs.get("segments", 0)), "linear_glu": 2, "expert_glu": 2}
-    refs = node.weights[: count.get(node.op, 1 if node.op in ("embed", "expert_matmul") else 0)]
-    return [(weight_shape(graph.weights, ref), graph.weights[ref.name].type) for ref in refs]
+        used, there = (used_experts(graph), shape[0]) if len(shape) == 3 else (1, 1)
+        panel = packed_bytes(format, height, k)
+        yield OpCost(label, format, rows, used * height * k, used * panel, there * panel)

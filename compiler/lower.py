@@ -43,6 +43,7 @@ class Lowered:
                 "flops_per_token": self.cost.flops_per_token,
                 "weight_bytes": self.cost.weight_bytes,
                 "kv_bytes_per_token": self.cost.kv_bytes_per_token,
+                "ops": [op.to_json() for op in self.cost.ops],
             },
             "memory": dict(self.memory),
             "unused_tensors": list(self.decoder.unused),

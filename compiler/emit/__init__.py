@@ -22,6 +22,7 @@ from compiler.backends import Backend
 from compiler.emit.layers import KvGeometry, LayerShape, layer_shapes, roles, split_layers
 from compiler.emit.places import ROWS, Places, float_literal
 from compiler.emit.projections import Projection, projection, split_refs
+from compiler.emit.timers import enumerator, op_label, op_labels
 from compiler.graph import Graph, Node
 from compiler.kernels import Kernel
 from compiler.ops import OPS
@@ -137,7 +138,7 @@ class _View:
                 if OPS[node.op].partition == "panels":
                     function = projection(request.graph, node)
                     self.functions.setdefault(function, f"{function.op}_{len(self.functions)}")
-        self.ops = sorted({node.op for node in request.graph.nodes if node.op != "slice"})
+        self.ops = [(enumerator(label), label) for label in op_labels(request.graph)]
         self.rotations = [w for w in request.graph.weights.values() if w.type == ROTATION]
 
     # -- sizes ----------------------------------------------------------------------
@@ -261,6 +262,10 @@ class _View:
             [self.places.matrix(ref) for ref in matrices],
             [self.places.vector(ref) for ref in biases],
         )
+
+    def timer(self, node: Node) -> str:
+        """The enumerator of a node's op in config.h."""
+        return enumerator(op_label(node))
 
     def in_place(self, node: Node) -> bool:
         """Whether a node's result takes over its first input's place."""

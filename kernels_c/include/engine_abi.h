@@ -45,7 +45,8 @@ typedef struct {
 
 void engine_describe(engine_limits *out);
 
-/* Name of op kind i (0 <= i < n_ops), a static string; NULL past the end. */
+/* Name of op i (0 <= i < n_ops), a static string: its kind and, after a space, which of that
+ * kind it is, if they are told apart ("linear attn_output"); NULL past the end. */
 const char *engine_op_name(int32_t i);
 
 /* weights: the mapped weights.bin (page aligned, read-only is enough, stays
@@ -64,8 +65,9 @@ int32_t engine_forward(engine *e, int32_t n,
 /* After ENGINE_E_NUMERIC: runs the same step again, checking every op. */
 int32_t engine_locate_fault(engine *e, engine_fault *out);
 
-/* Nanoseconds spent in each op kind since engine_open, ns[n_ops]; all zero
- * unless the plan asked for observability.op_timing. */
+/* Nanoseconds spent in each op since engine_open, ns[n_ops], on the caller's thread, its
+ * waiting for others as an op of its own ("barrier"); all zero unless the plan asked for
+ * observability.op_timing. */
 void engine_op_times(const engine *e, uint64_t *ns);
 
 /* Nanoseconds spent inside engine_forward since engine_open. */

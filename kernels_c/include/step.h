@@ -187,4 +187,11 @@ static void check_rows(engine *e, int32_t op, int32_t layer, const float *x, int
 #else
 #define TIMED(op) do { } while (0)
 #endif
+
+/* All threads meet between two ops; thread 0's waiting is timed as one op. */
+static inline void barrier(engine *e, int32_t thread)
+{
+    threadpool_barrier(e->pool, thread);
+    TIMED(OP_BARRIER);
+}
 #endif

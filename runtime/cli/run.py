@@ -200,6 +200,7 @@ def run_request(engine: Engine, plan: ResolvedPlan, request: Request, stream: bo
             sys.stdout.flush()
 
     meter = probe_meters()
+    times_before = engine.executable.op_times()
     with interruptible() as interrupted, prefill_line(not quiet) as prefilled:
         guard = EnergyGuard(
             meter,
@@ -225,14 +226,14 @@ def run_request(engine: Engine, plan: ResolvedPlan, request: Request, stream: bo
     if stream:
         sys.stdout.write("\n")
         sys.stdout.flush()
-    timed = plan.observability.op_timing
+    times = {op: ns - times_before[op] for op, ns in engine.executable.op_times().items()}
     report = make_report(
         engine.executable.bundle,
         plan,
         completion,
         energy,
         paced_seconds=guard.paced_seconds,
-        op_times_ns=engine.executable.op_times() if timed else None,
+        op_times_ns=times if plan.observability.op_timing else None,
     )
     return recorded(report)
 

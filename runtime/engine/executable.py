@@ -264,7 +264,7 @@ class Executable:
 
     @property
     def op_names(self) -> tuple[str, ...]:
-        """The kinds of ops, in the order of the C ABI."""
+        """The ops that are told apart, in the order of the C ABI: ``linear attn_output``, ``rms_norm``."""
         ffi = abi()
         return tuple(
             ffi.string(self._lib.engine_op_name(i)).decode("ascii", "replace")
@@ -272,7 +272,16 @@ class Executable:
         )
 
     def op_times(self) -> dict[str, int]:
-        """Nanoseconds in each kind of op since opening; all zero unless the plan has op_timing."""
+        """Nanoseconds in each kind of op since opening, waiting for other threads as ``barrier``; all
+        zero unless the plan has op_timing."""
+        kinds: dict[str, int] = {}
+        for name, ns in self.detailed_op_times().items():
+            kind = name.split(" ")[0]
+            kinds[kind] = kinds.get(kind, 0) + ns
+        return kinds
+
+    def detailed_op_times(self) -> dict[str, int]:
+        """The same by every op of :attr:`op_names`."""
         times = abi().new("uint64_t[]", max(self.limits.n_ops, 1))
         self._lib.engine_op_times(self._engine, times)
         return {name: int(times[i]) for i, name in enumerate(self.op_names)}
@@ -310,7 +319,7 @@ class Executable:
     def _numeric_error(self, logits: Floats) -> NumericError:
         fault = abi().new("engine_fault *", {"op": -1, "layer": -1, "token_index": -1})
         self._lib.engine_locate_fault(self._engine, fault)
-        op = self.op_names[fault.op] if 0 <= fault.op < self.limits.n_ops else None
+        op = self.op_names[fault.op].split(" ")[0] if 0 <= fault.op < self.limits.n_ops else None
         place = f" in op {op}" if op else ""
         place += f" of layer {fault.layer}" if fault.layer >= 0 else ""
         return NumericError(

@@ -197,7 +197,7 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
                          (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400));
     TIMED(OP_QUANTIZE);
 
-    threadpool_barrier(e->pool, thread);
+    barrier(e, thread);
 
     /* %3: f32[T,512] = linear(%2; attn_q.weight, attn_k.weight, attn_v.weight) */
     {
@@ -205,10 +205,10 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
         const uint8_t *const w[] = {MATRIX(L->attn_q), MATRIX(L->attn_k), MATRIX(L->attn_v)};
         linear_0(e, thread, &a, w, NULL, NULL, AT(0x0));
     }
-    TIMED(OP_LINEAR);
-    CHECK(OP_LINEAR, L->number, AT(0x0), e->n, 512, 512);
+    TIMED(OP_LINEAR_ATTN_Q_ATTN_K_ATTN_V);
+    CHECK(OP_LINEAR_ATTN_Q_ATTN_K_ATTN_V, L->number, AT(0x0), e->n, 512, 512);
 
-    threadpool_barrier(e->pool, thread);
+    barrier(e, thread);
 
     /* %7: f32[T,256] = rope(%4; rope.0) */
     for (int32_t t = tokens.first; t < tokens.end; t++) {
@@ -234,7 +234,7 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
                      AT(0x400) + (int64_t)t * 512, AT(0x600) + (int64_t)t * 512);
     TIMED(OP_KV_STORE);
 
-    threadpool_barrier(e->pool, thread);
+    barrier(e, thread);
 
     /* %10: f32[T,256] = attention(%7, %9) */
     for (int32_t unit; (unit = threadpool_next(e->pool, thread, e->n_tiles * 2)) >= 0;) {
@@ -247,7 +247,7 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
     TIMED(OP_ATTENTION);
     CHECK(OP_ATTENTION, L->number, AT(0x18000), e->n, 256, 256);
 
-    threadpool_barrier(e->pool, thread);
+    barrier(e, thread);
 
     /* %11: q32[T,256] = quantize(%10) */
     for (int32_t t = tokens.first; t < tokens.end; t++)
@@ -255,7 +255,7 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
                          (int8_t *)AT(0x0), AT(0x2000), (int16_t *)AT(0x2400));
     TIMED(OP_QUANTIZE);
 
-    threadpool_barrier(e->pool, thread);
+    barrier(e, thread);
 
     /* %12: f32[T,256] = linear(%11, %0; attn_output.weight) */
     {
@@ -263,10 +263,10 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
         const uint8_t *const w[] = {MATRIX(L->attn_output)};
         linear_1(e, thread, &a, w, NULL, AT(0x10000), AT(0x10000));
     }
-    TIMED(OP_LINEAR);
-    CHECK(OP_LINEAR, L->number, AT(0x10000), e->n, 256, 256);
+    TIMED(OP_LINEAR_ATTN_OUTPUT);
+    CHECK(OP_LINEAR_ATTN_OUTPUT, L->number, AT(0x10000), e->n, 256, 256);
 
-    threadpool_barrier(e->pool, thread);
+    barrier(e, thread);
 
     /* %13: f32[T,256] = rms_norm(%12; ffn_norm.weight) */
     for (int32_t t = tokens.first; t < tokens.end; t++)
@@ -281,7 +281,7 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
                          (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400));
     TIMED(OP_QUANTIZE);
 
-    threadpool_barrier(e->pool, thread);
+    barrier(e, thread);
 
     /* %15: f32[T,512] = linear_glu(%14; ffn_gate.weight, ffn_up.weight) */
     {
@@ -289,10 +289,10 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
         const uint8_t *const w[] = {MATRIX(L->ffn_gate), MATRIX(L->ffn_up)};
         linear_glu_2(e, thread, &a, w, NULL, AT(0x0));
     }
-    TIMED(OP_LINEAR_GLU);
-    CHECK(OP_LINEAR_GLU, L->number, AT(0x0), e->n, 512, 512);
+    TIMED(OP_LINEAR_GLU_FFN_GATE_FFN_UP);
+    CHECK(OP_LINEAR_GLU_FFN_GATE_FFN_UP, L->number, AT(0x0), e->n, 512, 512);
 
-    threadpool_barrier(e->pool, thread);
+    barrier(e, thread);
 
     /* %16: q32[T,512] = quantize(%15) */
     for (int32_t t = tokens.first; t < tokens.end; t++)
@@ -300,7 +300,7 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
                          (int8_t *)AT(0x18000), AT(0x1c000), (int16_t *)AT(0x1c800));
     TIMED(OP_QUANTIZE);
 
-    threadpool_barrier(e->pool, thread);
+    barrier(e, thread);
 
     /* %17: f32[T,256] = linear(%16, %12; ffn_down.weight) */
     {
@@ -308,8 +308,8 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
         const uint8_t *const w[] = {MATRIX(L->ffn_down)};
         linear_3(e, thread, &a, w, NULL, AT(0x10000), AT(0x10000));
     }
-    TIMED(OP_LINEAR);
-    CHECK(OP_LINEAR, L->number, AT(0x10000), e->n, 256, 256);
+    TIMED(OP_LINEAR_FFN_DOWN);
+    CHECK(OP_LINEAR_FFN_DOWN, L->number, AT(0x10000), e->n, 256, 256);
 }
 
 /* ---- the step --------------------------------------------------------------- */
@@ -332,12 +332,12 @@ static void forward(void *arg, int32_t thread)
 
     for (const struct layer *L = LAYERS; L < LAYERS + N_LAYERS; L++) {
         if (L > LAYERS)
-            threadpool_barrier(e->pool, thread);
+            barrier(e, thread);
         switch (L->shape) {
         case 0: layer_shape_0(e, thread, L); break;
         }
     }
-    threadpool_barrier(e->pool, thread);
+    barrier(e, thread);
 
     /* %35: f32[W,256] = select(%34) */
     for (int32_t t = wanted.first; t < wanted.end; t++)
@@ -358,7 +358,7 @@ static void forward(void *arg, int32_t thread)
                          (int8_t *)AT(0x8000), AT(0xa000), (int16_t *)AT(0xa400));
     TIMED(OP_QUANTIZE);
 
-    threadpool_barrier(e->pool, thread);
+    barrier(e, thread);
 
     /* %38: f32[W,272] = linear(%37; token_embd.weight) */
     {
@@ -366,6 +366,6 @@ static void forward(void *arg, int32_t thread)
         const uint8_t *const w[] = {MATRIX(0x0)};
         linear_4(e, thread, &a, w, NULL, NULL, e->logits);
     }
-    TIMED(OP_LINEAR);
-    CHECK(OP_LINEAR, -1, e->logits, e->n_want, 272, 272);
+    TIMED(OP_LINEAR_TOKEN_EMBD);
+    CHECK(OP_LINEAR_TOKEN_EMBD, -1, e->logits, e->n_want, 272, 272);
 }
