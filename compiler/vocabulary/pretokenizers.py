@@ -4,8 +4,8 @@ Each kind is a list of regular expressions applied in turn; each one cuts every
 segment left by those before it into its matches and what lies between them. The
 expressions are the published splitting rules of the models named, as llama.cpp
 applies them (https://github.com/ggml-org/llama.cpp, ``src/llama-vocab.cpp``).
-Where llama.cpp approximates Unicode classes (``tekken``, ``gpt-4o``) the rule of
-the model's own tokenizer stands here.
+Where llama.cpp approximates Unicode classes (``tekken``, ``gpt-4o``, the digits of
+``superbpe``) the rule of the model's own tokenizer stands here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _QWEN2 = _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL
 _UPPER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CASED_WORDS = f"{_UPPER}*{_LOWER}+{_CONTRACTION}?|{_UPPER}+{_LOWER}*{_CONTRACTION}?|"
 
 # The cased letters that DeepSeek's first tokenizer spells out: those of an older Unicode
 # without the mathematical alphabets, so no property of a regex engine names just these.
@@ -64,11 +65,30 @@ _KINDS: tuple[tuple[tuple[str, ...], PreKind], ...] = (
         ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
         PreKind((_LLAMA3,), ignore_merges=True, add_bos=True),
     ),
+    (
+        ("jais-2",),
+        PreKind((
+            _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+            + "".join(rf"|\s{{{run}}}(?!\S)" for run in (512, 256, 128, 64, 32, 16, 8, 4, "1,2"))
+            + r"|\s",
+        )),
+    ),
+    (
+        ("minicpm5",),
+        PreKind(
+            (r"\p{N}{1,3}", _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+" + _TAIL), ignore_merges=True
+        ),
+    ),
     (("dbrx", "smaug-bpe", "chatglm-bpe", "glm4"), PreKind((_LLAMA3,))),
     (
-        ("qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan", "solar-open", "kormo", "grok-2"),
+        (
+            "qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan", "solar-open", "kormo", "grok-2",
+            "f2llmv2", "bailingmoe", "bailingmoe2", "llada-moe",
+        ),
         PreKind((_QWEN2,)),
     ),
+    (("laguna",), PreKind((r"[^\n]+|\n+", _QWEN2))),
+    (("ufakzeka",), PreKind((r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL,))),
     (
         ("qwen35",),
         PreKind((
@@ -104,7 +124,7 @@ _KINDS: tuple[tuple[tuple[str, ...], PreKind], ...] = (
         PreKind((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_CJK, r"\p{N}")),
     ),
     (
-        ("deepseek-v3", "hunyuan-dense", "joyai-llm"),
+        ("deepseek-v3", "hunyuan-dense", "hy_v4", "joyai-llm"),
         PreKind((
             r"\p{N}{1,3}",
             _char_class("4e00-9fa5 3040-309f 30a0-30ff") + "+",
@@ -121,22 +141,19 @@ _KINDS: tuple[tuple[tuple[str, ...], PreKind], ...] = (
         ),
     ),
     (
-        ("gpt-4o", "llama4", "minimax-m2", "kanana2"),
+        ("gpt-4o", "llama4", "minimax-m2", "kanana2", "talkie"),
+        PreKind((_CASED_WORDS + r"\p{N}{1,3}" + _CASED_TAIL,)),
+    ),
+    (
+        ("exaone-moe",),
         PreKind((
-            f"{_UPPER}*{_LOWER}+{_CONTRACTION}?|{_UPPER}+{_LOWER}*{_CONTRACTION}?|"
-            + r"\p{N}{1,3}"
-            + _CASED_TAIL,
+            _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
         )),
     ),
+    (("superbpe",), PreKind((r"\p{N}+", r"(?=(\d{3})+(?!\d))"))),
     (("poro-chat", "bloom", "gpt3-finnish"), PreKind((_BLOOM,))),
     (("viking",), PreKind((_BLOOM, r"\p{N}"))),
-    (
-        ("bailingmoe", "bailingmoe2", "llada-moe"),
-        PreKind((
-            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*"
-            r"|\s*[\r\n]|\s+(?!\S)|\s+",
-        )),
-    ),
     (
         ("seed-coder",),
         PreKind((
