@@ -95,7 +95,15 @@ def decoder_shapes(
     return shapes
 
 
-def write_llama(path: Path, *, layers: int = 2, seed: int = 0, ffn: int = 512, **more: Any) -> Path:
+def write_llama(
+    path: Path,
+    *,
+    layers: int = 2,
+    seed: int = 0,
+    ffn: int = 512,
+    type: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    **more: Any,
+) -> Path:
     """A llama of width 256 (K-quants apply), 4 heads over 2, trained context 512."""
     metadata = {
         "context_length": 512,
@@ -109,7 +117,7 @@ def write_llama(path: Path, *, layers: int = 2, seed: int = 0, ffn: int = 512, *
         **more,
     }
     shapes = decoder_shapes(width=256, heads=4, kv_heads=2, ffn=ffn, layers=layers)
-    return write_model(path, "llama", metadata, shapes, seed=seed)
+    return write_model(path, "llama", metadata, shapes, seed=seed, type=type)
 
 
 def write_moe(path: Path, *, experts: int = 4, used: int = 2, seed: int = 3) -> Path:

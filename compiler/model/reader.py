@@ -69,6 +69,19 @@ def read_model(path: str | Path, progress: Progress | None = None) -> ModelDescr
     )
 
 
+def read_tensors(path: Path) -> tuple[Tensor, ...]:
+    """The tensors of a model, from its headers alone: no digest. Raises as :func:`read_model`."""
+    tensors: list[Tensor] = []
+    with _reading(path):
+        for part in model_parts(path):
+            descriptor = _open(part)
+            try:
+                tensors += read_header(part, descriptor, os.fstat(descriptor).st_size).tensors.values()
+            finally:
+                os.close(descriptor)
+    return tuple(tensors)
+
+
 def metadata_error(path: Path, key: str, value: object, allowed: str) -> EngineError:
     """``bad_model_metadata``: a key that is missing or holds what it must not."""
     held = "is missing" if value is None else f"is {str(value)[:80]!r}"

@@ -23,12 +23,14 @@ convolutions stay f32. A row that is not a whole number of blocks falls back: q4
 and where rows are not a multiple of 32, to f16.
 
 The recipe ``source`` takes every matrix in the type the file holds it in, where there is a kernel for it.
+What the file holds as q4_0 becomes q5_0, whose blocks hold the same values: that is no quantizing.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -50,6 +52,9 @@ FLOAT_TYPES = frozenset({"f64", "f32", "f16", "bf16"})
 #: four bits and fewer are not named here; they become q4_k.
 SOURCE_SUBSTITUTES: Mapping[str, str] = MappingProxyType({"q5_k": "q6_k", "q5_1": "q6_k", "q8_1": "q8_0"})
 
+#: Types without a kernel, and the format whose blocks hold their very values.
+EXACT: Mapping[str, str] = MappingProxyType({"q4_0": "q5_0"})
+
 _KEPT_PARTS = (
     "_norm.weight",
     "ffn_gate_inp.weight",
@@ -59,6 +64,14 @@ _KEPT_PARTS = (
     "shortconv.conv.weight",
 )
 _LAYER = re.compile(r"^blk\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """A tensor that would be quantized a second time, unasked."""
+
+    tensor: Tensor
+    wanted: str
 
 
 @dataclass(frozen=True)
@@ -84,12 +97,17 @@ def assign_types(model: ModelDescription, quantization: Quantization) -> tuple[T
     mix = _Mix(model, quantization.recipe)
     used = [False] * len(quantization.overrides)
     decided: list[TensorType] = []
+    refused: list[_Refusal] = []
     for tensor in model.tensors.values():
-        decision, error = _decide(tensor, mix, quantization, used)
-        if decision is not None:
+        decision = _decide(tensor, mix, quantization, used)
+        if isinstance(decision, TensorType):
             decided.append(decision)
-        if error is not None:
-            errors.append(error)
+        elif isinstance(decision, _Refusal):
+            refused.append(decision)
+        else:
+            errors.append(decision)
+    if refused:
+        errors.append(_requantization_refused(refused, quantization.recipe))
     for index, override in enumerate(quantization.overrides):
         if not used[index]:
             errors.append(
@@ -135,9 +153,9 @@ def _check_names(quantization: Quantization) -> list[EngineError]:
 
 def _decide(
     tensor: Tensor, mix: _Mix, quantization: Quantization, used: list[bool]
-) -> tuple[TensorType | None, EngineError | None]:
+) -> TensorType | _Refusal | EngineError:
     if not decodable(tensor.type):
-        return None, EngineError(
+        return EngineError(
             "unsupported_source_type",
             f"{tensor.name} is stored as {tensor.type}, which cannot be decoded",
             path=str(tensor.path),
@@ -155,7 +173,7 @@ def _decide(
             pattern = quantization.overrides[override]
             wanted, reason = pattern.type, f"override {pattern.tensors}"
             if not FORMATS[wanted].fits(k):
-                return None, EngineError(
+                return EngineError(
                     "tensor_type_does_not_fit",
                     f"{tensor.name} has rows of {k}, not a multiple of {FORMATS[wanted].block}",
                     path=f"quantization.overrides[{override}].type",
@@ -165,24 +183,24 @@ def _decide(
         else:
             wanted, reason = mix.choose(tensor)
             if quantization.recipe == "source" and wanted not in FORMATS:
-                if not quantization.requantize:
-                    return None, _no_kernel(tensor)
-                wanted = SOURCE_SUBSTITUTES.get(wanted, "q4_k")
+                wanted = stand_in(wanted)
                 reason = f"no kernel for {tensor.type}: {wanted} in its place"
             wanted, reason = _fall_back(wanted, k, reason)
-    quantized_elsewhere = tensor.type not in FLOAT_TYPES and tensor.type != wanted
-    if quantized_elsewhere and not quantization.requantize:
-        return None, EngineError(
-            "requantization_refused",
-            f"{tensor.name} is stored as {tensor.type}; {reason} wants {wanted}",
-            path="quantization",
-            exit_code=EXIT_PLAN,
-        )
+    exact = tensor.type in FLOAT_TYPES or wanted in (tensor.type, EXACT.get(tensor.type))
+    if not exact and not quantization.requantize:
+        return _Refusal(tensor, wanted)
     if tensor.type == wanted:
         reason += "; bytes of the file"
-    elif quantized_elsewhere:
+    elif wanted == EXACT.get(tensor.type):
+        reason += "; the file's values exactly"
+    elif not exact:
         reason += f"; requantized from {tensor.type}"
-    return TensorType(tensor.name, tensor.type, wanted, reason), None
+    return TensorType(tensor.name, tensor.type, wanted, reason)
+
+
+def stand_in(kind: str) -> str:
+    """What recipe ``source`` takes for a type without a kernel, before any fallback."""
+    return EXACT.get(kind) or SOURCE_SUBSTITUTES.get(kind, "q4_k")
 
 
 def kept_reason(tensor: Tensor) -> str | None:
@@ -279,30 +297,24 @@ def _integer(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _no_kernel(tensor: Tensor) -> EngineError:
-    return EngineError(
-        "requantization_refused",
-        f"{tensor.name} is stored as {tensor.type}, for which there is no kernel",
-        path="quantization",
-        allowed=", ".join(FORMATS),
-        exit_code=EXIT_PLAN,
-    )
+def _requantization_refused(refused: list[_Refusal], recipe: str) -> EngineError:
+    """One error for all the tensors, counted by type."""
+    counts = Counter((refusal.tensor.type, refusal.wanted) for refusal in refused)
+    count = "1 tensor is" if len(refused) == 1 else f"{len(refused)} tensors are"
+    kinds = ", ".join(f"{n} in {held} ({wanted} wanted)" for (held, wanted), n in counts.most_common())
+    if recipe == "source":
+        message = f"{count} stored in types without a kernel: {kinds.replace('wanted', 'in its place')}"
+        hint = "requantize: true (--requantize) converts them, which loses some quality"
+    else:
+        message = f"{count} quantized already, in other types than {recipe} gives them: {kinds}"
+        hint = (
+            "recipe source (--quant source) takes the types of the file; requantize: true (--requantize) "
+            "converts them, which loses some quality; the model's F16 or BF16 file is better still"
+        )
+    return EngineError("requantization_refused", message, "quantization", hint=hint, exit_code=EXIT_PLAN)
 
 
 def _together(errors: list[EngineError]) -> EngineError:
-    refused = [error for error in errors if error.code == "requantization_refused"]
-    if len(refused) == len(errors):
-        first = refused[0]
-        count = "1 tensor" if len(refused) == 1 else f"{len(refused)} tensors"
-        return EngineError(
-            "requantization_refused",
-            f"{count} of the file would have to be quantized a second time, beginning with: {first.message}",
-            path="quantization",
-            hint="use the F16 or BF16 file of the model; or recipe: source; or overrides that name the types "
-            "the file holds; or requantize: true, which loses some quality",
-            exit_code=EXIT_PLAN,
-            causes=tuple(refused),
-        )
     if len(errors) == 1:
         return errors[0]
     first = errors[0]

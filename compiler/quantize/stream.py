@@ -19,6 +19,7 @@ from compiler.model.reader import Rows
 from compiler.quantize import encode
 from compiler.quantize.formats import FORMATS
 from compiler.quantize.formats.block import Bytes, Floats
+from compiler.quantize.formats.q5_0 import from_q4_0
 from compiler.quantize.imatrix import ImportanceMatrix
 
 #: Weights a piece holds, about.
@@ -48,9 +49,11 @@ class Piece:
         return rows(self.tensor, self.first_row, self.first_row + self.end - self.begin)
 
     def encode(self, raw: Bytes, format: str) -> Bytes:
-        """Rows of blocks of ``format``; the file's own bytes where they are of that type."""
+        """Rows of blocks of ``format``; where the file's are of that type or say the same, those."""
         if self.tensor.type == format and FORMATS[format].quantized:
             return raw
+        if (self.tensor.type, format) == ("q4_0", "q5_0"):
+            return from_q4_0(raw)
         x = encode.widen(raw, self.tensor)
         return encode.encode(x, format, self.importance, name=self.tensor.name, begin=self.first_row)
 

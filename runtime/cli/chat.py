@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runtime.cli import flags
 from runtime.cli.output import note, on_terminal, print_error
 from runtime.errors import EXIT_USAGE, EngineError
 
@@ -37,34 +38,44 @@ def register(app: typer.Typer) -> None:
 
 
 def chat(
-    target: Annotated[str, typer.Argument(metavar="PLAN|BUNDLE", help="A plan's file or name, or a bundle.")],
+    target: Annotated[
+        str | None, typer.Argument(metavar="[PLAN|BUNDLE]", help="A plan's file or name, or a bundle.")
+    ] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", help="The system prompt.")] = None,
     messages: Annotated[
         Path | None, typer.Option(help="A conversation to go on with, as /save or engine run take it.")
     ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", "-n", help="Most tokens of one answer.")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="0: greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option()] = None,
-    top_p: Annotated[float | None, typer.Option()] = None,
-    min_p: Annotated[float | None, typer.Option()] = None,
-    repetition_penalty: Annotated[float | None, typer.Option()] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="A text that ends an answer; may be repeated.")
-    ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", "-t")] = None,
+    model: flags.Model = None,
+    quant: flags.Quant = None,
+    requantize: flags.Requantize = False,
+    backend: flags.Backend = "cpu_avx2",
+    context: flags.Context = None,
+    kv_cache: flags.KvCache = None,
+    max_tokens: flags.MaxTokens = None,
+    temperature: flags.Temperature = None,
+    top_k: flags.TopK = None,
+    top_p: flags.TopP = None,
+    min_p: flags.MinP = None,
+    typical_p: flags.TypicalP = None,
+    repetition_penalty: flags.RepetitionPenalty = None,
+    presence_penalty: flags.PresencePenalty = None,
+    frequency_penalty: flags.FrequencyPenalty = None,
+    seed: flags.Seed = None,
+    stop: flags.Stop = None,
+    threads: flags.Threads = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Metrics after each answer.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Answers only.")] = False,
 ) -> None:
     """Talk to a model: a line in, an answer out. /help lists the commands.
 
-    Answers go to stdout, everything else to stderr; lines may come from a pipe.
+    Answers go to stdout, everything else to stderr; lines may come from a pipe. Without a plan or a
+    bundle, --model makes a plan, as in engine run.
     """
+    if (target is None) == (model is None):
+        raise flags.usage("name a plan or a bundle, or give --model (not both)", "engine chat PLAN")
     from runtime.bundle.machine import Machine
     from runtime.cli.run import read_messages
-    from runtime.cli.target import bundle_of
+    from runtime.cli.target import bundle_of, bundle_of_document
     from runtime.engine.chat import chat_format, checked_messages
     from runtime.engine.executable import Executable
     from runtime.engine.loop import Engine
@@ -74,17 +85,23 @@ def chat(
     conversation = Conversation(history)
     if system is not None:
         conversation.set_system(system, keep=True)
-    wishes: dict[str, Any] = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-    }
-    sampling = {name: value for name, value in wishes.items() if value is not None}
-    limits = {} if max_tokens is None else {"max_tokens": max_tokens}
-    bundle = bundle_of(target, quiet=quiet)
+    sampling = flags.given(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        typical_p=typical_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        seed=seed,
+    )
+    limits = flags.given(max_tokens=max_tokens)
+    if model is None:
+        bundle = bundle_of(str(target), quiet=quiet)
+    else:
+        document = flags.plan_document(model, quant, requantize, backend, context, kv_cache)
+        bundle = bundle_of_document(document, quiet=quiet)
     machine = Machine.probe()
     plan = bundle.plan.with_overrides(limits, sampling, threads, has_energy_meter=machine.has_energy_meter)
     tokenizer = Tokenizer.from_bundle(bundle)
@@ -93,8 +110,8 @@ def chat(
     try:
         if not quiet:
             template = "its own chat template" if origin == "model" else f"no chat template ({origin})"
-            context = f"{plan.execution.context} tokens of context"
-            note(f"{plan.model} {plan.quantization.recipe}, {template}, {context}")
+            room = f"{plan.execution.context} tokens of context"
+            note(f"{plan.model} {plan.quantization.recipe}, {template}, {room}")
             note("/help lists the commands")
         _talk(engine, plan, conversation, stop or (), verbose=verbose, quiet=quiet)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,8 @@ from runtime.bundle.plan import ResolvedPlan
 from runtime.bundle.reader import Bundle
 from runtime.cli.output import note, print_error, table
 from runtime.engine.loop import Completion
+from runtime.engine.tokenizer import Tokenizer
+from runtime.engine.types import TokenEvent
 from runtime.errors import EngineError
 from runtime.metrics.diagnostics import Diagnostics, compute_diagnostics
 from runtime.metrics.official import OfficialMetrics, compute_metrics, metrics_envelope
@@ -21,7 +24,8 @@ from runtime.version import ENGINE_VERSION
 class Report:
     """A completion with its metrics, ready to be shown. ``plan`` is the run's own, overrides applied.
 
-    ``execution_id`` is that of its record, None where none was written.
+    ``execution_id`` is that of its record, None where none was written. ``logprobs``: an entry a token,
+    where they were asked for.
     """
 
     bundle: Bundle
@@ -30,6 +34,7 @@ class Report:
     metrics: OfficialMetrics
     diagnostics: Diagnostics
     execution_id: str | None = None
+    logprobs: tuple[dict[str, Any], ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of the requirements (section 4.8), and beside it the result and diagnostics."""
@@ -50,6 +55,8 @@ class Report:
             "stop_reason": str(sequence.stop_reason),
             "diagnostics": self.diagnostics.to_json(),
         }
+        if self.logprobs is not None:
+            body["logprobs"] = list(self.logprobs)
         if sequence.error is not None:
             body["error"] = sequence.error.to_json()
         return body
@@ -120,6 +127,7 @@ def make_report(
     *,
     paced_seconds: float = 0.0,
     op_times_ns: dict[str, int] | None = None,
+    logprobs: tuple[dict[str, Any], ...] | None = None,
 ) -> Report:
     """Metrics and diagnostics of a completion that ran alone."""
     sequence = completion.sequence
@@ -143,7 +151,22 @@ def make_report(
         logits_digest=sequence.logits_digest if sequence.token_ids else None,
         extra={"steps": completion.n_steps, "paced_ms": paced_seconds * 1000},
     )
-    return Report(bundle, plan, completion, metrics, diagnostics)
+    return Report(bundle, plan, completion, metrics, diagnostics, logprobs=logprobs)
+
+
+def logprobs_of(tokenizer: Tokenizer, events: Sequence[TokenEvent]) -> tuple[dict[str, Any], ...]:
+    """Of each token its id, text, natural logarithm of its probability, and the likeliest beside it.
+
+    Probabilities are the model's own: before penalties, bias and temperature.
+    """
+
+    def entry(token: int, logprob: float | None) -> dict[str, Any]:
+        return {"id": token, "token": tokenizer.pieces([token])[0], "logprob": logprob}
+
+    return tuple(
+        {**entry(event.token, event.logprob), "top": [entry(*likely) for likely in event.top_logprobs]}
+        for event in events
+    )
 
 
 def bytes_per_token(bundle: Bundle, context: int) -> int | None:

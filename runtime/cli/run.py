@@ -6,12 +6,14 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runtime.cli import flags
 from runtime.cli.output import note, on_terminal, print_error, print_json
 from runtime.errors import EXIT_INTERRUPTED, EXIT_USAGE, EngineError
 
@@ -25,9 +27,7 @@ if TYPE_CHECKING:
     #: Gives the prompt's ids, and the texts that end an answer to it.
     PromptSource = Callable[[Engine], tuple[Sequence[int], Sequence[str]]]
 
-_PLAN = "Plan"
 _PROMPT = "Prompt"
-_LIMITS = "Limits and sampling (instead of the plan's)"
 _OUTPUT = "Output"
 
 
@@ -54,49 +54,42 @@ def run(
             rich_help_panel=_PROMPT,
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Without a plan: a GGUF file, or a name in the model store.", rich_help_panel=_PLAN
-        ),
-    ] = None,
-    quant: Annotated[
-        str, typer.Option(help="Without a plan: the quantization.", rich_help_panel=_PLAN)
-    ] = "q4_k_m",
-    backend: Annotated[
-        str, typer.Option(help="Without a plan: the backend.", rich_help_panel=_PLAN)
-    ] = "cpu_avx2",
-    context: Annotated[
-        int | None, typer.Option(help="Without a plan: tokens of context.", rich_help_panel=_PLAN)
-    ] = None,
-    kv_cache: Annotated[
-        str | None, typer.Option(help="Without a plan: f32, f16 or q8_0.", rich_help_panel=_PLAN)
-    ] = None,
-    save_plan: Annotated[
-        Path | None, typer.Option(help="Keep the plan that the flags make.", rich_help_panel=_PLAN)
-    ] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option("--max-tokens", "-n", help="Most tokens to generate.", rich_help_panel=_LIMITS),
-    ] = None,
-    max_seconds: Annotated[float | None, typer.Option(rich_help_panel=_LIMITS)] = None,
-    max_watts: Annotated[float | None, typer.Option(rich_help_panel=_LIMITS)] = None,
-    max_joules: Annotated[float | None, typer.Option(rich_help_panel=_LIMITS)] = None,
-    temperature: Annotated[float | None, typer.Option(help="0: greedy.", rich_help_panel=_LIMITS)] = None,
-    top_k: Annotated[int | None, typer.Option(rich_help_panel=_LIMITS)] = None,
-    top_p: Annotated[float | None, typer.Option(rich_help_panel=_LIMITS)] = None,
-    min_p: Annotated[float | None, typer.Option(rich_help_panel=_LIMITS)] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(rich_help_panel=_LIMITS)] = None,
-    seed: Annotated[int | None, typer.Option(rich_help_panel=_LIMITS)] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(help="A text that ends the execution; may be repeated.", rich_help_panel=_LIMITS),
-    ] = None,
+    model: flags.Model = None,
+    quant: flags.Quant = None,
+    requantize: flags.Requantize = False,
+    backend: flags.Backend = "cpu_avx2",
+    context: flags.Context = None,
+    kv_cache: flags.KvCache = None,
+    save_plan: flags.SavePlan = None,
+    max_tokens: flags.MaxTokens = None,
+    max_seconds: Annotated[float | None, typer.Option(rich_help_panel=flags.LIMITS)] = None,
+    max_watts: Annotated[float | None, typer.Option(rich_help_panel=flags.LIMITS)] = None,
+    max_joules: Annotated[float | None, typer.Option(rich_help_panel=flags.LIMITS)] = None,
+    temperature: flags.Temperature = None,
+    top_k: flags.TopK = None,
+    top_p: flags.TopP = None,
+    min_p: flags.MinP = None,
+    typical_p: flags.TypicalP = None,
+    repetition_penalty: flags.RepetitionPenalty = None,
+    presence_penalty: flags.PresencePenalty = None,
+    frequency_penalty: flags.FrequencyPenalty = None,
+    seed: flags.Seed = None,
+    logit_bias: flags.LogitBias = None,
+    stop: flags.Stop = None,
     ignore_eos: Annotated[
         bool,
-        typer.Option("--ignore-eos", help="Go on past the end of the sequence.", rich_help_panel=_LIMITS),
+        typer.Option(
+            "--ignore-eos", help="Go on past the end of the sequence.", rich_help_panel=flags.LIMITS
+        ),
     ] = False,
-    threads: Annotated[int | None, typer.Option("--threads", "-t", rich_help_panel=_LIMITS)] = None,
+    threads: flags.Threads = None,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            help="With --json: each token's log-probability, and the N likeliest beside it.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -113,39 +106,46 @@ def run(
     """Run a prompt: tokens on stdout as they come, then the metrics on stderr.
 
     PLAN is a plan's file or the name of a bundled plan; it is compiled if it has not been yet. Without
-    one, --model with --quant and --backend make a plan.
+    one, --model makes a plan, with --quant, --backend and the like.
     """
     if (target is None) == (model is None):
-        raise _usage("name a plan or a bundle, or give --model (not both)", "engine run PLAN --prompt TEXT")
+        raise flags.usage(
+            "name a plan or a bundle, or give --model (not both)", "engine run PLAN --prompt TEXT"
+        )
     if save_plan is not None and model is None:
-        raise _usage("--save-plan keeps a plan made by flags; this one exists already", None)
-    limits = _given(
+        raise flags.usage("--save-plan keeps a plan made by flags; this one exists already")
+    if logprobs is not None and not as_json:
+        raise flags.usage("--logprobs is shown with --json")
+    limits = flags.given(
         max_tokens=max_tokens, max_seconds=max_seconds, max_watts=max_watts, max_joules=max_joules
     )
-    sampling = _given(
+    sampling = flags.given(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
+        typical_p=typical_p,
         repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
         seed=seed,
     )
+    bias = flags.logit_bias_of_flags(logit_bias)
     say = prompt_source(prompt, prompt_file, messages)
-    if target is not None:
+    if model is None:
         from runtime.cli.target import bundle_of
 
-        bundle = bundle_of(target, quiet=quiet)
+        bundle = bundle_of(str(target), quiet=quiet)
     else:
         from runtime.cli.target import bundle_of_document
 
-        document: dict[str, Any] = {"model": model, "backend": backend, "quantization": quant}
-        document |= _given(execution=_given(context=context, kv_cache=kv_cache) or None)
+        document = flags.plan_document(model, quant, requantize, backend, context, kv_cache)
         if save_plan is not None:
+            document = flags.with_quantization(document, quiet=quiet)
             _save_plan(save_plan, document, limits, sampling, threads)
         bundle = bundle_of_document(document, quiet=quiet)
-    report = execute(
-        bundle, say, limits, sampling, threads, stop or (), ignore_eos, not (as_json or no_stream), quiet
-    )
+    asked = Asked(say, stop or (), bias, logprobs, ignore_eos)
+    report = execute(bundle, asked, limits, sampling, threads, not (as_json or no_stream), quiet)
     if as_json:
         print_json(report.to_json())
     elif no_stream:
@@ -155,14 +155,23 @@ def run(
     finish(report, as_json)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a run asks for beside the plan: the prompt, and what only a request can say."""
+
+    say: PromptSource
+    stop: Sequence[str] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    ignore_eos: bool = False
+
+
 def execute(
     bundle: Bundle,
-    say: PromptSource,
+    asked: Asked,
     limits: dict[str, Any],
     sampling: dict[str, Any],
     threads: int | None,
-    stop: Sequence[str],
-    ignore_eos: bool,
     stream: bool,
     quiet: bool,
 ) -> Report:
@@ -172,6 +181,7 @@ def execute(
     from runtime.bundle.machine import Machine
     from runtime.engine.executable import Executable
     from runtime.engine.loop import Engine, request_of_plan
+    from runtime.engine.sampling import logit_bias_of
     from runtime.engine.tokenizer import Tokenizer
 
     machine = Machine.probe()
@@ -179,8 +189,12 @@ def execute(
     tokenizer = Tokenizer.from_bundle(bundle)
     engine = Engine(Executable.open(bundle, plan.execution.threads, machine=machine), tokenizer)
     try:
-        ids, stops = say(engine)
-        request = replace(request_of_plan(plan, ids, stop=(*stop, *stops)), ignore_eos=ignore_eos)
+        ids, stops = asked.say(engine)
+        request = replace(
+            request_of_plan(plan, ids, stop=(*asked.stop, *stops), logprobs=asked.logprobs),
+            logit_bias=logit_bias_of(asked.logit_bias, engine.limits.n_vocab),
+            ignore_eos=asked.ignore_eos,
+        )
         return run_request(engine, plan, request, stream, quiet)
     finally:
         engine.close()
@@ -188,14 +202,18 @@ def execute(
 
 def run_request(engine: Engine, plan: ResolvedPlan, request: Request, stream: bool, quiet: bool) -> Report:
     """Runs a request under the plan's energy limits, Ctrl-C ending it cleanly."""
-    from runtime.cli.report import make_report, recorded
+    from runtime.cli.report import logprobs_of, make_report, recorded
     from runtime.engine.loop import generate
     from runtime.engine.types import StopReason
     from runtime.metrics.energy_probe import probe_meters
     from runtime.metrics.limits import EnergyGuard
 
+    chosen: list[TokenEvent] = []
+
     def emit(event: TokenEvent) -> None:
-        if event.text:
+        if request.logprobs is not None and event.logprob is not None:
+            chosen.append(event)
+        if stream and event.text:
             sys.stdout.write(event.text)
             sys.stdout.flush()
 
@@ -217,9 +235,7 @@ def run_request(engine: Engine, plan: ResolvedPlan, request: Request, stream: bo
             return StopReason.CANCELLED if interrupted.is_set() else None
 
         try:
-            completion = generate(
-                engine, request, emit if stream else None, interrupt=interrupt, on_prefill=prefilled
-            )
+            completion = generate(engine, request, emit, interrupt=interrupt, on_prefill=prefilled)
             energy = guard.finish()
         finally:
             meter.close()
@@ -234,6 +250,7 @@ def run_request(engine: Engine, plan: ResolvedPlan, request: Request, stream: bo
         energy,
         paced_seconds=guard.paced_seconds,
         op_times_ns=times if plan.observability.op_timing else None,
+        logprobs=None if request.logprobs is None else logprobs_of(engine.tokenizer, chosen),
     )
     return recorded(report)
 
@@ -252,7 +269,7 @@ def finish(report: Report, as_json: bool) -> None:
 def prompt_source(prompt: str | None, prompt_file: Path | None, messages: Path | None) -> PromptSource:
     """How to get the prompt once a tokenizer is there; reads files now, so that errors come early."""
     if sum(source is not None for source in (prompt, prompt_file, messages)) > 1:
-        raise _usage("give one of --prompt, --prompt-file and --messages", None)
+        raise flags.usage("give one of --prompt, --prompt-file and --messages", None)
     if messages is not None:
         conversation = read_messages(messages)
 
@@ -270,7 +287,7 @@ def prompt_source(prompt: str | None, prompt_file: Path | None, messages: Path |
     elif prompt_file is not None or not sys.stdin.isatty():
         text = sys.stdin.read()
     else:
-        raise _usage("there is no prompt", "engine run PLAN --prompt TEXT")
+        raise flags.usage("there is no prompt", "engine run PLAN --prompt TEXT")
     return lambda engine: (engine.tokenizer.encode(text), ())
 
 
@@ -339,7 +356,7 @@ def _save_plan(
     from compiler.plan import plan_from_mapping
     from runtime.bundle.store import file_error
 
-    whole = dict(document) | _given(limits=limits or None, sampling=sampling or None)
+    whole = dict(document) | flags.given(limits=limits or None, sampling=sampling or None)
     if threads is not None:
         whole["execution"] = {**document.get("execution", {}), "threads": threads}
     declared = plan_from_mapping(whole, Path.cwd(), source="the command line")
@@ -350,10 +367,6 @@ def _save_plan(
     note(f"plan saved to {path}")
 
 
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def _read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
@@ -362,7 +375,3 @@ def _read_text(path: Path) -> str:
         raise EngineError(
             "file_error", f"cannot be read: {reason}", str(path), exit_code=EXIT_USAGE
         ) from None
-
-
-def _usage(message: str, hint: str | None) -> EngineError:
-    return EngineError("usage", message, hint=hint, exit_code=EXIT_USAGE)

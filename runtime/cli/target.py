@@ -13,6 +13,7 @@ from typing import Any
 
 from runtime.bundle import shortcut, store
 from runtime.bundle.reader import Bundle, is_bundle, open_bundle
+from runtime.cli.flags import with_quantization
 from runtime.cli.output import Progress, note, progress_bars
 from runtime.errors import EXIT_USAGE, EngineError
 
@@ -47,12 +48,17 @@ def bundle_of(target: str, *, quiet: bool = False) -> Bundle:
             allowed="a plan's file or name, or a bundle's folder",
             exit_code=EXIT_USAGE,
         )
-    return _of_plan(target, shortcut.key_of_file(path if path.is_file() else _bundled(target)), quiet)
+    key = shortcut.key_of_file(path if path.is_file() else _bundled(target))
+    return _recalled(key) or _compiled(target, key, quiet)
 
 
 def bundle_of_document(document: Mapping[str, Any], *, quiet: bool = False) -> Bundle:
-    """As :func:`bundle_of`, for a plan given by flags; relative paths start from here."""
-    return _of_plan(dict(document), shortcut.key_of_document(document, Path.cwd()), quiet)
+    """As :func:`bundle_of`, for a plan given by flags; relative paths start from here.
+
+    Without ``quantization``, the model's file suggests one, when the plan is compiled.
+    """
+    key = shortcut.key_of_document(document, Path.cwd())
+    return _recalled(key) or _compiled(with_quantization(document, quiet=quiet), key, quiet)
 
 
 def _bundled(name: str) -> Path:
@@ -69,12 +75,17 @@ def remember_compiled(plan: str, bundle: Path) -> None:
         shortcut.remember(key, bundle, model_files(plan))
 
 
-def _of_plan(plan: str | dict[str, Any], key: str | None, quiet: bool) -> Bundle:
+def _recalled(key: str | None) -> Bundle | None:
+    """The bundle that the plan led to last time, if nothing has changed since."""
     if key is not None and (known := shortcut.recall(key)) is not None:
         try:
             return open_bundle(known)
         except EngineError as error:
             note(f"note: {error}; compiling again")
+    return None
+
+
+def _compiled(plan: str | dict[str, Any], key: str | None, quiet: bool) -> Bundle:
     with progress_bars(not quiet) as progress:
         path = _compile(plan, progress)
     bundle = open_bundle(path)

@@ -127,8 +127,11 @@ def test_quantizing_twice_is_refused_for_all_tensors_at_once():
     with pytest.raises(EngineError) as caught:
         types(model, "q4_k_m")
     assert caught.value.code == "requantization_refused"
-    assert len(caught.value.causes) == 15
-    assert "requantize: true" in (caught.value.hint or "")
+    assert caught.value.causes == ()
+    assert "15 tensors" in caught.value.message
+    assert "13 in q5_k (q4_k wanted), 2 in q5_k (q6_k wanted)" in caught.value.message
+    for word in ("--quant source", "requantize: true", "--requantize"):
+        assert word in (caught.value.hint or "")
     assert types(model, "q4_k_m", requantize=True)["blk.0.attn_q.weight"] == "q4_k"
 
 
@@ -140,10 +143,21 @@ def test_recipe_source_takes_what_kernels_exist_for():
     with pytest.raises(EngineError) as caught:
         types(describe(tensors), "source")
     assert caught.value.code == "requantization_refused"
-    assert len(caught.value.causes) == 2
+    assert "1 in q5_k (q6_k in its place)" in caught.value.message
+    assert "1 in iq4_nl (q5_0 in its place)" in caught.value.message
+    assert "--requantize" in (caught.value.hint or "")
     mended = types(describe(tensors), "source", requantize=True)
     assert mended["blk.0.attn_v.weight"] == "q6_k"
     assert mended["blk.0.attn_k.weight"] == "q5_0"
+
+
+def test_q4_0_needs_no_leave_to_become_what_holds_its_values():
+    model = describe(layers(1, k=96, type="q4_0"), block_count=1)
+    decided = {t.name: t for t in assign_types(model, Quantization("source"))}["blk.0.attn_q.weight"]
+    assert decided.type == "q5_0"
+    assert decided.reason.endswith("the file's values exactly")
+    with pytest.raises(EngineError):
+        types(model, "q8_0")
 
 
 def test_a_type_that_cannot_be_decoded_is_refused():

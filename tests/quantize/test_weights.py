@@ -194,6 +194,20 @@ def test_a_requantized_tensor_goes_through_its_decoded_weights(tmp_path: Path):
             blocks_of(data, tensor, 0, rows.float32(model.tensors[tensor.name]).view(np.uint8))
 
 
+def test_q4_0_becomes_q5_0_of_the_same_values(tmp_path: Path):
+    raw = gguf.quants.quantize(gaussian(40, 96), gguf.GGMLQuantizationType.Q4_0)
+    raw[:, 2:18] = np.random.default_rng(1).integers(0, 256, (40, 16))  # any nibbles, not just an encoder's
+    model = read_model(write_gguf(tmp_path / "m.gguf", {"a": (raw, "q4_0")}))
+    (tensor,) = place(("a", "q5_0", 1, 40, 96, True))
+    write_weights(model, [tensor], tmp_path / "w")
+    with weights.open_rows(model) as rows:
+        piece = next(iter(stream.pieces(model.tensors["a"])))
+        blocks = piece.encode(piece.read(rows), "q5_0")
+        values = rows.float32(model.tensors["a"])
+    blocks_of((tmp_path / "w").read_bytes(), tensor, 0, blocks)
+    assert gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q5_0).tobytes() == values.tobytes()
+
+
 def test_a_quantized_tensor_with_a_broken_scale_is_refused_where_it_is_decoded(tmp_path: Path):
     raw = FORMATS["q8_0"].encode_rows(gaussian(16, 256))
     raw[7, 34:36] = np.array([np.nan], np.float16).view(np.uint8)

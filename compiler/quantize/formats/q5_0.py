@@ -21,6 +21,19 @@ def decode(blocks: Bytes) -> Floats:
     return q * d
 
 
+def from_q4_0(rows: Bytes) -> Bytes:
+    """Rows of q4_0 blocks, ``uint8 (rows, k / 32 * 18)`` → q5_0 blocks of the very same values.
+
+    Q4_0 (fp16 d, 16 bytes of nibbles in the same order) holds w = d * (q - 8): codes grow by 8, whose carry
+    is the fifth bit, so a nibble's highest bit moves there and its complement takes its place.
+    """
+    blocks = rows.reshape(-1, 18)
+    nibbles = blocks[:, 2:]
+    fifth = np.packbits(np.concatenate([nibbles >> 3 & 1, nibbles >> 7], axis=1), axis=1, bitorder="little")
+    out = np.concatenate([blocks[:, :2], fifth, nibbles ^ np.uint8(0x88)], axis=1)
+    return out.reshape(len(rows), -1)
+
+
 #: d is tried at these fractions of the block's largest weight. Codes reach one step further down than
 #: up, so that weight is laid on the lower end.
 RATIOS = tuple(np.float32(-(100 + 2 * i) / 100) / np.float32(17.5) for i in range(12))

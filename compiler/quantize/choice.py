@@ -1,0 +1,39 @@
+"""The quantization that a model's file suggests where nobody names one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from compiler.model.description import Tensor
+from compiler.model.reader import read_tensors
+from compiler.quantize.formats import FORMATS
+from compiler.quantize.recipes import EXACT, FLOAT_TYPES, kept_reason, stand_in
+
+#: What matrices of plain floats become.
+DEFAULT_RECIPE = "q4_k_m"
+
+
+def suggested_quantization(path: Path) -> tuple[str | dict[str, Any], str | None]:
+    """A plan's ``quantization`` for the model at ``path``, and what is worth telling of it.
+
+    Floats are quantized to :data:`DEFAULT_RECIPE`. A quantized file keeps its types (recipe ``source``);
+    what has no kernel is converted, which the second value says. Reads the header alone; raises
+    ``model_unreadable``, ``model_part_missing``, ``bad_gguf``.
+    """
+    return _suggested(read_tensors(path))
+
+
+def _suggested(tensors: Iterable[Tensor]) -> tuple[str | dict[str, Any], str | None]:
+    kinds = {tensor.type for tensor in tensors if kept_reason(tensor) is None}
+    if kinds <= FLOAT_TYPES:
+        return DEFAULT_RECIPE, None
+    converted = sorted(kind for kind in kinds if kind not in FORMATS and kind not in EXACT)
+    if not converted:
+        return "source", None
+    said = ", ".join(f"{kind} as {stand_in(kind)}" for kind in converted)
+    return (
+        {"recipe": "source", "requantize": True},
+        f"the file's types are kept, except those without a kernel, at some loss: {said}; --quant chooses",
+    )

@@ -1,0 +1,145 @@
+"""``--model FILE``: whatever a file holds runs at once, or one line says which word makes it run."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import gguf
+import pytest
+import yaml
+
+from compiler.model.reader import decodable
+from compiler.quantize.choice import suggested_quantization
+from compiler.quantize.recipes import assign_types
+from runtime.bundle.plan import Quantization
+from runtime.cli import main
+from tests.quantize.quantize_models import describe, layers
+from tests.tiny_models import write_llama
+
+QUANTIZED = [
+    kind.name.lower()
+    for kind in gguf.GGMLQuantizationType
+    if kind.name.startswith(("Q", "IQ", "TQ", "MX", "NV")) and decodable(kind.name.lower())
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    kinds = ("F32", "Q4_0", "Q5_1")
+    return {
+        name: write_llama(folder / f"tiny-{name}.gguf", layers=1, type=gguf.GGMLQuantizationType[name])
+        for name in kinds
+    }
+
+
+def call(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    captured = capfd.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_every_quantized_type_has_a_suggestion_that_is_accepted(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = describe(layers(2, k=512, type=kind), block_count=2)
+    monkeypatch.setattr("compiler.quantize.choice.read_tensors", lambda path: tuple(model.tensors.values()))
+    suggested, said = suggested_quantization(Path("model.gguf"))
+    quantization = Quantization(suggested) if isinstance(suggested, str) else Quantization(**suggested)
+    types = assign_types(model, quantization)
+    assert quantization.recipe == "source"
+    changed = {t.type for t in types if t.source_type == kind} - {kind}
+    assert (said is not None) == quantization.requantize
+    assert quantization.requantize == bool(changed) or kind == "q4_0"
+    assert said is None or f"{kind} as {changed.pop()}" in said
+
+
+def test_a_file_of_floats_is_quantized_and_a_quantized_one_kept(models: dict[str, Path]) -> None:
+    assert suggested_quantization(models["F32"]) == ("q4_k_m", None)
+    assert suggested_quantization(models["Q4_0"]) == ("source", None)
+    suggested, said = suggested_quantization(models["Q5_1"])
+    assert suggested == {"recipe": "source", "requantize": True}
+    assert "q5_1 as q6_k" in (said or "")
+
+
+def test_a_quantized_file_runs_by_its_name_alone(
+    models: dict[str, Path], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plan = tmp_path / "saved.yaml"
+    words = ("-p", "the cat", "-n", 3, "--context", 64, "--json", "--logprobs", 2, "--backend", "reference")
+    code, out, said = call(capfd, "run", "--model", models["Q5_1"], *words, "--save-plan", plan)
+    assert code == 0, said
+    assert "q5_1 as q6_k" in said
+    assert yaml.safe_load(plan.read_text())["quantization"] == {"recipe": "source", "requantize": True}
+    body = json.loads(out)
+    assert [entry["id"] for entry in body["logprobs"]] == body["token_ids"]
+    for entry in body["logprobs"]:  # greedy: the chosen one is the likeliest
+        assert entry["top"][0] == {key: entry[key] for key in ("id", "token", "logprob")}
+        assert len(entry["top"]) == 2
+        assert entry["top"][1]["logprob"] <= entry["logprob"] <= 0
+    chosen = body["token_ids"][0]
+    code, out, _ = call(capfd, "run", "--model", models["Q5_1"], *words, "--logit-bias", f"{chosen}=-inf")
+    again = json.loads(out)
+    assert again["token_ids"][0] == body["logprobs"][0]["top"][1]["id"]
+    assert again["logprobs"][0]["top"] == body["logprobs"][0]["top"]  # probabilities are the model's own
+
+
+def test_what_would_be_quantized_twice_names_the_words_that_make_it_run(
+    models: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, said = call(capfd, "run", "--model", models["Q5_1"], "--quant", "q4_k_m", "-p", "a")
+    assert (code, out) == (3, "")
+    assert len(said.splitlines()) == 2
+    assert "in q5_1 (q4_k wanted)" in said
+    assert "--quant source" in said
+    assert "--requantize" in said
+    code, _, said = call(capfd, "run", "--model", models["Q5_1"], "--quant", "source", "-p", "a")
+    assert code == 3
+    assert "in q5_1 (q6_k in its place)" in said
+    code, _, said = call(capfd, "run", "--model", models["Q5_1"], "--requantize", "-p", "a")
+    assert code == 2
+    assert "--quant" in said
+
+
+def test_chat_takes_a_file_as_run_does(
+    models: dict[str, Path],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+    words = ("-n", 3, "--context", 64, "--backend", "reference")
+    code, out, said = call(capfd, "chat", "--model", models["Q4_0"], *words)
+    assert code == 0, said
+    assert out
+    assert "tiny-Q4_0 source" in said
+    for wrong in ((), ("storyteller-q4", "--model", "x.gguf")):
+        code, _, said = call(capfd, "chat", *wrong)
+        assert code == 2
+        assert "not both" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--logit-bias", "five=1"], 2, "five=1"),
+        (["--logit-bias", "5"], 2, "ID=BIAS"),
+        (["--logit-bias", "100000=1"], 8, "100000"),
+        (["--logit-bias", "5=nan"], 8, "logit_bias.5"),
+        (["--logprobs", "3"], 2, "--json"),
+        (["--json", "--logprobs", "1000"], 8, "logprobs"),
+        (["--typical-p", "2"], 3, "sampling.typical_p"),
+        (["--presence-penalty", "1e9"], 3, "sampling.presence_penalty"),
+    ],
+)
+def test_what_a_run_asks_for_is_judged(
+    words: list[str], code: int, says: str, models: dict[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = ("run", "--model", models["Q4_0"], "-p", "a", "-n", 1, "--context", 64, "--backend", "reference")
+    found, out, said = call(capfd, *base, *words)
+    assert (found, out) == (code, "")
+    assert says in said
