@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
+
+from runtime.bundle.machine import Machine
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,13 +21,36 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This test run's own folder, the same one in all its workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(autouse=True)
-def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test run keeps its bundles, weights and records in a cache of its own."""
-    base = Path(os.environ.get("ENGINE_TEST_CACHE") or tmp_path_factory.getbasetemp() / "cache")
-    base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
-        monkeypatch.setenv(name, str(base))
+def private_cache(
+    tmp_path_factory: pytest.TempPathFactory, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every test run keeps its bundles, weights and records in folders of its own.
+
+    Its workers share the cache, so that what one has compiled is not compiled again by the others.
+    """
+    cache = Path(os.environ.get("ENGINE_TEST_CACHE") or run_folder / "cache")
+    kept = tmp_path_factory.getbasetemp() / "home"
+    for name, folder in (("CACHE", cache), ("DATA", kept), ("STATE", kept)):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(folder))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """As many workers as CPUs may be used at once; tests named one by one run in this process."""
+    if any("::" in argument for argument in config.args):
+        return 0
+    machine = Machine.probe()
+    usable = len(machine.cpus) if machine.quota is None else min(len(machine.cpus), round(machine.quota))
+    # A compiler under a worker takes up to a gigabyte.
+    return max(1, min(usable, 8, machine.memory_available >> 30))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,23 +59,3 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what is emitted now over the golden files; review the difference",
     )
-
-
-_STATUS = pytest.StashKey[int]()
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    session.config.stash[_STATUS] = int(exitstatus)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Ends the process with the tests' own status once everything is reported.
-
-    Some hundred shared objects are loaded by then. The interpreter's teardown unloads them in no
-    order, which can crash after the last test; what the tests found must not be lost in that.
-    """
-    if _STATUS in config.stash:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(config.stash[_STATUS])

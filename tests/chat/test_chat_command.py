@@ -134,7 +134,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(slow_bundle: Path, tmp_path: Pa
         process.stdin.write("Hi\n")
         process.stdin.flush()
         process.stdout.read(1)  # the answer has begun
-        time.sleep(0.3)
+        time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(f"/save {tmp_path}/a\n/exit\n", timeout=60)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,16 @@ def plan_of(model: Path, quantization: str, backend: str, **execution: Any) -> d
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Mapping[str, Any]], Path]:
-    """Compiles a plan once a session."""
-    folder = tmp_path_factory.mktemp("bundles")
+def compiled(run_folder: Path) -> Callable[[Mapping[str, Any]], Path]:
+    """Compiles a plan once a test run, whichever worker asks first; the others wait for it."""
+    folder = run_folder / "bundles"
+    folder.mkdir(mode=0o700, exist_ok=True)
     made: dict[str, Path] = {}
 
     def compile_once(plan: Mapping[str, Any]) -> Path:
-        key = repr(sorted(plan.items(), key=str))
+        key = sha256(repr(sorted(plan.items(), key=str)).encode()).hexdigest()[:16]
         if key not in made:
-            made[key] = compile_plan(plan, out=folder / f"{len(made)}-{plan['name']}")
+            made[key] = compile_plan(plan, out=folder / f"{plan['name']}-{key}")
         return made[key]
 
     return compile_once
