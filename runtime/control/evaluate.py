@@ -48,8 +48,13 @@ class Windows:
 
     @property
     def scored(self) -> int:
-        """Positions judged, of all windows."""
-        return len(self.ids) * (self.context - 1 - self.first)
+        """Positions judged in all windows."""
+        return len(self.ids) * self.per_window
+
+    @property
+    def per_window(self) -> int:
+        """Positions judged in a window."""
+        return self.context - 1 - self.first
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -122,7 +127,7 @@ def evaluate(
             score_rows(logits, window[begin + 1 : end + 1], scores, reference=reference)
     if progress is not None:
         progress(len(windows.ids), len(windows.ids))
-    return [score.quality() for score in scores]
+    return [score.quality(windows.per_window) for score in scores]
 
 
 def _forward(

@@ -72,7 +72,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Divergence:
-    """KL divergence over all positions, in nats: mean with its standard error, percentiles, largest."""
+    """KL divergence over all positions, in nats: mean with its standard error, percentiles, largest.
+
+    ``by_window``: the mean of each window, so that two evaluations of one text can be compared in pairs.
+    """
 
     mean: float
     error: float
@@ -80,12 +83,14 @@ class Divergence:
     p99: float
     p99_9: float
     largest: float
+    by_window: tuple[float, ...]
 
     @classmethod
-    def of(cls, values: Doubles) -> Divergence:
+    def of(cls, values: Doubles, per_window: int) -> Divergence:
         mean = Estimate.of(values)
         median, p99, p99_9 = (float(v) for v in np.quantile(values, (0.5, 0.99, 0.999)))
-        return cls(mean.value, mean.error, median, p99, p99_9, float(values.max()))
+        windows = tuple(float(v) for v in values.reshape(-1, per_window).mean(axis=1))
+        return cls(mean.value, mean.error, median, p99, p99_9, float(values.max()), windows)
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,8 @@ class Scores:
     def __init__(self) -> None:
         self._parts: dict[str, list[Doubles]] = {"loss": [], "kl": [], "same": [], "change": [], "excess": []}
 
-    def quality(self) -> Quality:
-        """All positions together. ``ValueError`` if there are none."""
+    def quality(self, per_window: int) -> Quality:
+        """All positions together, of windows of ``per_window`` positions. ``ValueError`` if there are none."""
         values = {name: np.concatenate(parts) for name, parts in self._parts.items() if parts}
         if not values:
             raise ValueError("no position has been scored")
@@ -141,7 +146,7 @@ class Scores:
             count,
             perplexity,
             Estimate.of(values["excess"]).exponential(),
-            Divergence.of(values["kl"]),
+            Divergence.of(values["kl"], per_window),
             float(values["same"].mean()),
             float(change.mean()),
             math.sqrt(float(np.square(change).mean())),

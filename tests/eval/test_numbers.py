@@ -71,6 +71,8 @@ def test_perplexity_divergence_and_agreement_by_hand(engine: Engine, tiny: Tiny,
     kl = row["kl_divergence"]
     assert kl["mean"] == pytest.approx(np.mean(divergences), **close)
     assert kl["p99_9"] == pytest.approx(np.percentile(divergences, 99.9), **close)
+    by_window = np.reshape(divergences, (len(windows), -1)).mean(axis=1)
+    assert kl["by_window"] == pytest.approx(by_window, **close)
     assert kl["largest"] == pytest.approx(max(divergences), **close)
     assert kl["mean"] > 1e-4
     assert row["top_token_agreement"] == np.mean(agree)
@@ -81,6 +83,7 @@ def test_perplexity_divergence_and_agreement_by_hand(engine: Engine, tiny: Tiny,
 def test_unquantized_weights_diverge_by_exactly_nothing(engine: Engine, tiny: Tiny) -> None:
     body = engine("eval", tiny.plan("f32", "f32"), "-f", tiny.text, "-c", WINDOW, "--json").json
     (row,) = body["evaluations"]
+    assert row["kl_divergence"].pop("by_window") == [0.0] * body["text"]["windows"]
     assert set(row["kl_divergence"].values()) == {0.0}
     assert row["top_token_agreement"] == 1.0
     assert row["perplexity_ratio"] == 1.0

@@ -23,7 +23,7 @@ def test_known_distributions() -> None:
     p, q = logits([math.log(3), 0, -1000]), logits([0, 0, -1000])
     scores = [Scores(), Scores()]
     score_rows([p, q], np.array([1], np.int32), scores, reference=0)
-    first, second = (s.quality() for s in scores)
+    first, second = (s.quality(1) for s in scores)
     assert first.perplexity.value == pytest.approx(4, rel=1e-6)
     assert second.perplexity.value == pytest.approx(2)
     assert second.kl_divergence is not None
@@ -45,7 +45,7 @@ def test_huge_logits_lose_nothing_to_overflow() -> None:
 def test_a_perplexity_that_no_float_holds_is_null_in_json() -> None:
     scores = Scores()
     score_rows([logits([0, 3000])], np.array([0], np.int32), [scores], reference=None)
-    body = scores.quality().to_json()
+    body = scores.quality(1).to_json()
     assert body["perplexity"] is None
     assert body["kl_divergence"] is None
 
@@ -68,14 +68,17 @@ def test_blocks_of_rows_change_no_number(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(quality, "BLOCK_BYTES", size)
         scores = [Scores() for _ in rows]
         score_rows(rows, targets, scores, reference=1)
-        found.append([s.quality() for s in scores])
+        found.append([s.quality(10) for s in scores])
     assert found[0] == found[1] == found[2]
-    assert found[0][1].kl_divergence.largest == 0  # type: ignore[union-attr]
+    first, middle, _ = (q.kl_divergence for q in found[0])
+    assert middle.largest == 0
+    assert len(first.by_window) == 5
+    assert np.mean(first.by_window) == pytest.approx(first.mean)
 
 
 def test_no_position_no_quality() -> None:
     with pytest.raises(ValueError, match="no position"):
-        Scores().quality()
+        Scores().quality(1)
 
 
 def tokenizer(count: int, bos: int | None = None) -> Any:
