@@ -133,7 +133,7 @@ class Scores:
         self._parts: dict[str, list[Doubles]] = {"loss": [], "kl": [], "same": [], "change": [], "excess": []}
 
     def quality(self, per_window: int) -> Quality:
-        """All positions together, of windows of ``per_window`` positions. ``ValueError`` if there are none."""
+        """All positions together; a window has ``per_window`` of them. ``ValueError`` if there are none."""
         values = {name: np.concatenate(parts) for name, parts in self._parts.items() if parts}
         if not values:
             raise ValueError("no position has been scored")
