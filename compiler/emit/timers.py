@@ -8,7 +8,7 @@ from compiler.emit.places import role
 from compiler.graph import Graph, Node, Ref
 from compiler.ops import OPS
 
-#: The timer of waiting for other threads between two ops.
+#: Before the label of an op: the timer of waiting for other threads after it.
 BARRIER = "barrier"
 _MATRICES = {"embed": 1, "matmul": 1, "linear_glu": 2, "expert_matmul": 1, "expert_glu": 2}
 
@@ -28,9 +28,8 @@ def op_label(node: Node) -> str:
 
 
 def op_labels(graph: Graph) -> list[str]:
-    """All of them, in the order of the graph, and the barrier; slices cost nothing and have none."""
-    labels = dict.fromkeys(op_label(node) for node in graph.nodes if node.op != "slice")
-    return [*labels, BARRIER]
+    """All of them, in the order of the graph; slices cost nothing and have none."""
+    return list(dict.fromkeys(op_label(node) for node in graph.nodes if node.op != "slice"))
 
 
 def enumerator(label: str) -> str:

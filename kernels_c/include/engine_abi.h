@@ -66,8 +66,8 @@ int32_t engine_forward(engine *e, int32_t n,
 int32_t engine_locate_fault(engine *e, engine_fault *out);
 
 /* Nanoseconds spent in each op since engine_open, ns[n_ops], on the caller's thread, its
- * waiting for others as an op of its own ("barrier"); all zero unless the plan asked for
- * observability.op_timing. */
+ * waiting for others as ops of their own ("barrier", then the op it waited after); all zero
+ * unless the plan asked for observability.op_timing. */
 void engine_op_times(const engine *e, uint64_t *ns);
 
 /* Nanoseconds spent inside engine_forward since engine_open. */

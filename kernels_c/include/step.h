@@ -30,6 +30,7 @@ struct engine {
     int checking;
     engine_fault fault;
     uint64_t ns, op_ns[N_OPS], mark;
+    int32_t timed;                    /* the timer that ran last */
 };
 
 typedef struct {
@@ -181,17 +182,23 @@ static void check_rows(engine *e, int32_t op, int32_t layer, const float *x, int
     do { if (e->checking) check_rows(e, (op), (layer), (x), (rows), (columns), (stride)); } while (0)
 
 #if OP_TIMING
-/* Thread 0's time since the last mark goes to op. */
-#define TIMED(op) \
-    do { if (thread == 0) { const uint64_t now = now_ns(); e->op_ns[op] += now - e->mark; e->mark = now; } } while (0)
+/* Thread 0's time since the last mark goes to timer i. */
+static inline void take_time(engine *e, int32_t i)
+{
+    const uint64_t now = now_ns();
+    e->op_ns[i] += now - e->mark;
+    e->mark = now;
+    e->timed = i;
+}
+#define TIMED(op) do { if (thread == 0) take_time(e, (op)); } while (0)
 #else
 #define TIMED(op) do { } while (0)
 #endif
 
-/* All threads meet between two ops; thread 0's waiting is timed as one op. */
+/* All threads meet between two ops; thread 0's waiting is counted behind the op that it waited after. */
 static inline void barrier(engine *e, int32_t thread)
 {
     threadpool_barrier(e->pool, thread);
-    TIMED(OP_BARRIER);
+    TIMED(N_TIMED + e->timed % N_TIMED);
 }
 #endif

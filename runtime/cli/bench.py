@@ -147,6 +147,10 @@ def _write(output: str, results: list[dict[str, Any]], bundle: Bundle) -> None:
         print(f"\nbuild: {build_name(bundle.manifest)}")
 
 
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
 def markdown(results: list[dict[str, Any]], bundle: Bundle) -> str:
     """llama-bench's table with our columns after its own; ``-`` where a value is unknown."""
     from runtime.control.bench import Test, params_text, size_text
@@ -155,7 +159,6 @@ def markdown(results: list[dict[str, Any]], bundle: Bundle) -> str:
     ours = ("GB/s", "bandwidth", "GMAC/s", "overhead", "W", "J/t")
     rows = []
     for r in results:
-        share, watts, joules = r["bandwidth_share"], r["avg_watts"], r["joules_per_token"]
         rows.append(
             (
                 r["model_type"],
@@ -165,12 +168,12 @@ def markdown(results: list[dict[str, Any]], bundle: Bundle) -> str:
                 str(r["n_threads"]),
                 Test(r["n_prompt"], r["n_gen"], r["n_depth"]).name,
                 f"{r['avg_ts']:.2f} ± {r['stddev_ts']:.2f}",
-                f"{r['gb_per_s']:.2f}",
-                "-" if share is None else f"{share:.0%}",
-                f"{r['gmac_per_s']:.1f}",
-                f"{r['overhead']:.1%}",
-                "-" if watts is None else f"{watts:.1f}",
-                "-" if joules is None else f"{joules:.3g}",
+                _cell(r["gb_per_s"], ".2f"),
+                _cell(r["bandwidth_share"], ".0%"),
+                _cell(r["gmac_per_s"], ".1f"),
+                _cell(r["overhead"], ".1%"),
+                _cell(r["avg_watts"], ".1f"),
+                _cell(r["joules_per_token"], ".3g"),
             )
         )
     header = (*columns, *ours)

@@ -28,6 +28,7 @@ class Part(StrEnum):
     MEMORY = "memory"
     ASM = "asm"
     TENSORS = "tensors"
+    ROOFLINE = "roofline"
 
 
 def register(app: typer.Typer) -> None:
@@ -37,17 +38,55 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     target: Annotated[str, typer.Argument(metavar="PLAN|BUNDLE", help="A plan's file or name, or a bundle.")],
-    part: Annotated[Part, typer.Argument(help="What to show.")] = Part.SUMMARY,
+    part: Annotated[
+        str, typer.Argument(metavar="|".join(Part), help="What to show; may come first.")
+    ] = Part.SUMMARY,
     name: Annotated[
         str | None, typer.Argument(help="kernels: the file to print; asm: the function (part of its name).")
     ] = None,
+    n_prompt: Annotated[
+        int | None, typer.Option("--n-prompt", "-p", min=0, help="roofline: prompt tokens; default 256.")
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option("--n-depth", "-d", min=0, help="roofline: tokens already in the KV cache.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", "-t", min=1, max=1024, help="roofline; default: the plan's.")
+    ] = None,
+    repetitions: Annotated[
+        int | None,
+        typer.Option("--repetitions", "-r", min=1, max=1000, help="roofline: the median of so many; 5."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the plan, graph, C, memory, assembly or tensors of a bundle (a plan is compiled first)."""
+    """Show the plan, graph, C, memory, assembly or tensors of a bundle (a plan is compiled first).
+
+    roofline runs it: bytes, multiply-adds and time of each op, and its share of what memory or
+    arithmetic allow, measured in the same run; timers are compiled in for that.
+    """
     from runtime.cli.target import bundle_of
 
+    if target in list(Part) and part not in list(Part):
+        target, part = part, target
+    if part not in list(Part):
+        raise EngineError(
+            "unknown_part", f"there is no {part!r} to show", allowed=", ".join(Part), exit_code=EXIT_USAGE
+        )
+    if part == Part.ROOFLINE:
+        from runtime.cli.roofline import roofline
+
+        count = 256 if n_prompt is None else n_prompt
+        roofline(target, count, depth or 0, threads, repetitions or 5, as_json=as_json)
+        return
+    if any(option is not None for option in (n_prompt, depth, threads, repetitions)):
+        raise EngineError(
+            "invalid_option",
+            "-p, -d, -t and -r belong to roofline",
+            hint=f"engine inspect {target} roofline",
+            exit_code=EXIT_USAGE,
+        )
     bundle = bundle_of(target, quiet=as_json)
-    match part:
+    match Part(part):
         case Part.SUMMARY:
             _summary(bundle, as_json)
         case Part.PLAN:

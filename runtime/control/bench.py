@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from statistics import mean, median, stdev
@@ -20,6 +20,7 @@ import numpy as np
 
 from runtime.bundle.format import Manifest
 from runtime.bundle.reader import Bundle
+from runtime.control.work import OpWork, Step, total, work_by_op
 from runtime.engine.executable import Executable
 from runtime.errors import EXIT_USAGE, EngineError
 from runtime.metrics.energy import EnergyMeter
@@ -48,41 +49,14 @@ class Test:
     def tokens(self) -> int:
         return self.n_prompt + self.n_gen
 
-
-@dataclass(frozen=True)
-class Work:
-    """What the bundle costs, from its manifest; bytes are read once a step, MACs done once a token."""
-
-    weight_bytes: int
-    kv_bytes_per_token: int
-    macs_per_token: int  # vocabulary projection left out
-    macs_per_row: int  # the vocabulary projection of one token
-
-    @classmethod
-    def of(cls, manifest: Manifest, n_vocab: int) -> Work:
-        cost = manifest.details.get("cost", {})
-        table = {tensor.name: tensor.shape for tensor in manifest.tensors}
-        shape = table.get("output.weight") or table.get("token_embd.weight") or (n_vocab, 0)
-        row = n_vocab * int(shape[-1])
-        return cls(
-            int(cost.get("weight_bytes", 0)),
-            int(cost.get("kv_bytes_per_token", 0)),
-            max(0, int(cost.get("flops_per_token", 0)) // 2 - row),
-            row,
-        )
-
-    def bytes_of(self, test: Test, step_tokens: int) -> int:
-        """Least bytes read: the weights once a step, the KV cache of what came before each step."""
-        steps, kv = 0, 0
-        at = test.n_depth
-        for count in chunks(test.n_prompt, step_tokens) + [1] * test.n_gen:
-            steps, kv, at = steps + 1, kv + at + count, at + count
-        return steps * self.weight_bytes + kv * self.kv_bytes_per_token
-
-    def macs_of(self, test: Test) -> int:
-        """Multiplications with weights; of a prompt only the last token is projected."""
-        rows = bool(test.n_prompt) + test.n_gen
-        return test.tokens * self.macs_per_token + rows * self.macs_per_row
+    def steps(self, step_tokens: int) -> list[Step]:
+        """As they are run: of a prompt only the last token's logits are wanted."""
+        counts = chunks(self.n_prompt, step_tokens)
+        steps, at = [], self.n_depth
+        for number, count in enumerate(counts + [1] * self.n_gen, start=1):
+            steps.append(Step(count, at, int(number >= len(counts))))
+            at += count
+        return steps
 
 
 @dataclass(frozen=True)
@@ -99,13 +73,14 @@ class Result:
     """All repetitions of a test.
 
     ``bandwidths``: bytes a second that could be read around each, the better of before and after.
+    ``work``: what one repetition reads and multiplies, None where the bundle does not say.
     """
 
     test: Test
     threads: int
     samples: tuple[Sample, ...]
     bandwidths: tuple[float, ...]
-    work: Work
+    work: OpWork | None
     step_tokens: int
     started: str
 
@@ -118,7 +93,7 @@ class Result:
         """llama-bench's keys, then ours. Unknown is null."""
         ns, rates, manifest = [s.ns for s in self.samples], self.rates, bundle.manifest
         seconds = median(ns) / 1e9
-        rate = self.work.bytes_of(self.test, self.step_tokens) / seconds
+        rate = self.work.bytes / seconds if self.work else None
         bandwidth = median(self.bandwidths) if self.bandwidths else None
         watts = [s.energy.watts for s in self.samples if s.energy.watts is not None]
         joules = [s.energy.complete_joules for s in self.samples if s.energy.complete_joules is not None]
@@ -149,10 +124,10 @@ class Result:
             "samples_ts": rates,
             "avg_watts": mean(watts) if len(watts) == len(ns) else None,
             "joules_per_token": mean(joules) / self.test.tokens if len(joules) == len(ns) else None,
-            "gb_per_s": rate / 1e9,
-            "bandwidth_share": rate / bandwidth if decode and bandwidth else None,
+            "gb_per_s": rate / 1e9 if rate is not None else None,
+            "bandwidth_share": rate / bandwidth if decode and rate and bandwidth else None,
             "read_bandwidth_gb_per_s": bandwidth / 1e9 if bandwidth else None,
-            "gmac_per_s": self.work.macs_of(self.test) / seconds / 1e9,
+            "gmac_per_s": self.work.macs / seconds / 1e9 if self.work else None,
             "overhead": max(0.0, 1 - sum(s.forward_ns for s in self.samples) / sum(ns)),
             "energy_source": self.samples[0].energy.source,
             "energy_reason": self.samples[0].energy.reason,
@@ -190,34 +165,34 @@ def run_test(
             exit_code=EXIT_USAGE,
         )
     ids = np.random.default_rng(SEED).integers(0, limits.n_vocab, need, dtype=np.int32)
-    _run(executable, ids, 0, test.n_depth)
+    fill = Test(test.n_depth, 0).steps(limits.step_tokens)
+    steps = test.steps(limits.step_tokens)
+    run_steps(executable, ids, [replace(step, wanted=0) for step in fill])
     if warm_up:
-        _run(executable, ids, test.n_depth, test.n_prompt, min(test.n_gen, 1))
+        once = Test(test.n_prompt, min(test.n_gen, 1), test.n_depth)
+        run_steps(executable, ids, once.steps(limits.step_tokens))
     started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     samples = []
     looks = [bandwidth()] if bandwidth else []
     for _ in range(repetitions):
         mark, before = meter.start(), executable.forward_ns
         begin = time.monotonic_ns()
-        _run(executable, ids, test.n_depth, test.n_prompt, test.n_gen)
+        run_steps(executable, ids, steps)
         ns = time.monotonic_ns() - begin
         samples.append(Sample(ns, executable.forward_ns - before, meter.read(mark)))
         looks += [bandwidth()] if bandwidth else []
-    work = Work.of(executable.bundle.manifest, limits.n_vocab)
+    work = total(work_by_op(executable.bundle.manifest, steps))
     around = tuple(max(pair) for pair in pairwise(looks))
     return Result(test, executable.threads, tuple(samples), around, work, limits.step_tokens, started)
 
 
-def _run(executable: Executable, ids: np.ndarray[Any, Any], at: int, n_prompt: int, n_gen: int = 0) -> None:
-    """Slot 0 from position ``at`` on; logits of the prompt's last token and of every generated one."""
-    steps = [(count, False) for count in chunks(n_prompt, executable.limits.step_tokens)]
-    steps[-1:] = [(count, True) for count, _ in steps[-1:]]
-    for count, wanted in steps + [(1, True)] * n_gen:
-        want = np.zeros(count, np.uint8)
-        want[-1] = wanted
-        positions = np.arange(at, at + count, dtype=np.int32)
-        executable.forward(np.zeros(count, np.int32), positions, ids[at : at + count], want)
-        at += count
+def run_steps(executable: Executable, ids: np.ndarray[Any, Any], steps: Sequence[Step]) -> None:
+    """Slot 0 through ``steps``, token ``ids[p]`` at position p; logits of the last of each as wanted."""
+    for step in steps:
+        want = np.zeros(step.tokens, np.uint8)
+        want[-1] = step.wanted
+        positions = np.arange(step.depth, step.depth + step.tokens, dtype=np.int32)
+        executable.forward(np.zeros(step.tokens, np.int32), positions, ids[positions], want)
 
 
 def parse_values(text: str, option: str) -> list[int]:

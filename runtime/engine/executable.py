@@ -281,7 +281,7 @@ class Executable:
         return kinds
 
     def detailed_op_times(self) -> dict[str, int]:
-        """The same by every op of :attr:`op_names`."""
+        """The same by every op of :attr:`op_names`; waiting after ``x`` as ``barrier x``."""
         times = abi().new("uint64_t[]", max(self.limits.n_ops, 1))
         self._lib.engine_op_times(self._engine, times)
         return {name: int(times[i]) for i, name in enumerate(self.op_names)}

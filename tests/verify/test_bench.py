@@ -14,7 +14,8 @@ from compiler.bandwidth import BandwidthProbe, _tool
 from runtime.cli import main
 from runtime.cli.target import bundle_of
 from runtime.control.bench import Test as Row
-from runtime.control.bench import Work, chunks, parse_values, plan_tests, run_test
+from runtime.control.bench import chunks, parse_values, plan_tests, run_test
+from runtime.control.work import Step
 from runtime.engine.executable import Executable
 from runtime.errors import EngineError
 from runtime.metrics.energy import EnergyMeter
@@ -78,12 +79,15 @@ def test_tests_are_named_and_ordered_as_llama_bench_does() -> None:
     ]
 
 
-def test_work_counts_weights_once_a_step_and_the_projection_once_a_row() -> None:
-    work = Work(weight_bytes=1000, kv_bytes_per_token=10, macs_per_token=7, macs_per_row=100)
-    assert work.bytes_of(Row(0, 2, 5), 32) == 2 * 1000 + 10 * (6 + 7)
-    assert work.bytes_of(Row(64, 0), 32) == 2 * 1000 + 10 * (32 + 64)
-    assert work.macs_of(Row(64, 0)) == 64 * 7 + 100
-    assert work.macs_of(Row(0, 2)) == 2 * 7 + 200
+def test_steps_of_a_test_follow_one_another_and_want_the_last_logits_of_a_prompt() -> None:
+    assert Row(70, 2, 5).steps(32) == [
+        Step(32, 5, 0),
+        Step(32, 37, 0),
+        Step(6, 69, 1),
+        Step(1, 75, 1),
+        Step(1, 76, 1),
+    ]
+    assert Row(0, 1).steps(32) == [Step(1, 0, 1)]
     assert chunks(70, 32) == [32, 32, 6]
 
 
