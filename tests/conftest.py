@@ -43,6 +43,7 @@ def private_cache(
         monkeypatch.setenv(f"XDG_{name}_HOME", str(folder))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """As many workers as CPUs may be used at once; tests named one by one run in this process."""
     if any("::" in argument for argument in config.args):

@@ -304,6 +304,12 @@ class Executable:
             os.close(self._fd)
             self._fd = -1
 
+    def __del__(self) -> None:
+        # Threads that outlived the last reference would be running code that is about to be unloaded.
+        if getattr(self, "_engine", None) is not None:
+            self._lib.engine_close(self._engine)
+            self._engine = None
+
     def __enter__(self) -> Executable:
         return self
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from runtime.bundle.machine import Machine
 from runtime.errors import EXIT_MACHINE, EngineError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Host:
@@ -63,6 +67,16 @@ def test_physical_cores_come_before_their_siblings(host: Host) -> None:
     assert host.probe({1, 4, 5, 0}).cpus == (0, 1, 4, 5)
     assert host.probe({0, 4}).threads == 1
     assert host.probe({4, 7}).cpus == (4, 7)
+
+
+def test_the_affinity_of_the_process_counts() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from runtime.bundle.machine import Machine\n"
+        "machine = Machine.probe(); print(machine.threads, len(machine.cpus))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]
 
 
 def test_without_a_topology_each_cpu_is_a_core(host: Host) -> None:
