@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import jsonschema
 import pytest
 
@@ -55,8 +57,10 @@ def test_plans(client, service):
 
 def test_prometheus_counts_tokens_and_reasons(client):
     client.post("/v1/runs", json={"model": "story", "prompt": "Go"})
-    text = client.get("/metrics").text
-    assert 'engine_generation_tokens_total{plan="story"} 24.0' in text
+    counted, deadline = 'engine_generation_tokens_total{plan="story"} 24.0', time.monotonic() + 30
+    while counted not in (text := client.get("/metrics").text):  # counted a moment after the reply
+        assert time.monotonic() < deadline, text
+        time.sleep(0.01)
     assert 'engine_requests_finished_total{plan="story",stop_reason="max_tokens"} 1.0' in text
     assert 'engine_num_requests_running{plan="story"} 0.0' in text
     assert 'engine_time_to_first_token_seconds_count{plan="story"} 1.0' in text
