@@ -31,7 +31,7 @@ def imatrix(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write an importance matrix, for a plan's quantization.imatrix or for llama-quantize.
+    """Write an importance matrix, for a plan's quantization.imatrix; GGUF in llama-imatrix's form.
 
     The text runs through the model with the file's own weights, window by window, in NumPy; the squares
     of what each matrix takes in are summed. Take a text like those the model will see, and another one
