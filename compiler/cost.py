@@ -16,6 +16,9 @@ from compiler.passes.memory import used_experts
 #: Bytes of one element of the KV cache, its share of the scales left out.
 KV_ELEMENT = {"f32": 4, "f16": 2, "q8_0": 1}
 
+#: Bits of a weight's code, for formats that are multiplied as integers.
+CODE_BITS: dict[str, int] = {"q8_0": 8, "q6_k": 6, "q4_k": 4, "q5_0": 5}
+
 
 @dataclass(frozen=True)
 class OpCost:
@@ -28,6 +31,7 @@ class OpCost:
     ``macs``    multiplications, each with an addition.
     ``bytes``   read from memory: for each token, yet never more than ``most_bytes`` a step; for each
                 position that the cache holds.
+    ``bits``    width of the weights' codes; 0: floats are multiplied.
     ``window``  positions that a token attends to at most; 0: all.
     """
 
@@ -37,6 +41,7 @@ class OpCost:
     macs: int = 0
     bytes: int = 0
     most_bytes: int = 0
+    bits: int = 0
     window: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -104,10 +109,11 @@ def _node_costs(graph: Graph, node: Node, kv_cache: str) -> Iterator[OpCost]:
     for ref in matrices(node):
         shape, format = weight_shape(graph.weights, ref), graph.weights[ref.name].type
         *_, height, k = shape
+        bits = CODE_BITS.get(format, 0)
         if node.op == "embed":
             row = packed_bytes(format, 16, k) // 16
-            yield OpCost(label, format, rows, 0, row, packed_bytes(format, height, k))
+            yield OpCost(label, format, rows, 0, row, packed_bytes(format, height, k), bits)
             continue
         used, there = (used_experts(graph), shape[0]) if len(shape) == 3 else (1, 1)
         panel = packed_bytes(format, height, k)
-        yield OpCost(label, format, rows, used * height * k, used * panel, there * panel)
+        yield OpCost(label, format, rows, used * height * k, used * panel, there * panel, bits)

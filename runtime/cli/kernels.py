@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -21,11 +22,29 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, no_args_is_help=True)
 
 
-def list_kernels(backend: Backend = "cpu_avx2", as_json: Json = False) -> None:
+def list_kernels(
+    backend: Annotated[str | None, typer.Option("--backend", help="Default: cpu_avx2.")] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The kernels of all our backends, as docs/kernels.md.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """The registry: each kernel, where it is written, and the reference that it equals."""
     from compiler import backends
+    from compiler.kernel_table import kernel_table
+    from runtime.errors import EXIT_USAGE, EngineError
 
-    rows = backends.get(backend).kernels
+    if markdown:
+        if as_json or backend is not None:
+            raise EngineError(
+                "invalid_option",
+                "--markdown has the kernels of all backends, and is no JSON",
+                path="--markdown",
+                exit_code=EXIT_USAGE,
+            )
+        sys.stdout.write(kernel_table())
+        return
+    rows = backends.get(backend or "cpu_avx2").kernels
     if as_json:
         fields = ("op", "format", "name", "template", "reference", "packer", "tile", "k_block", "alignment")
         print_json([{name: getattr(row, name) for name in fields} for row in rows])

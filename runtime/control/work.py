@@ -12,9 +12,6 @@ from typing import Any
 
 from runtime.bundle.format import Manifest
 
-#: Bits of a weight's code, by format; the others are multiplied as floats: 0.
-CODE_BITS = {"q4_k": 4, "q5_0": 5, "q6_k": 6, "q8_0": 8}
-
 
 @dataclass(frozen=True)
 class Step:
@@ -89,7 +86,7 @@ def _work(entry: Mapping[str, Any], step: Step) -> OpWork:
     rows = step.wanted if entry["rows"] == "wanted" else step.tokens
     read = min(read * rows, int(entry.get("most_bytes", 0)))
     types = (str(kind),) if kind else ()
-    return OpWork(entry["op"], types, read, {CODE_BITS.get(str(kind), 0): macs * rows})
+    return OpWork(entry["op"], types, read, {int(entry.get("bits", 0)): macs * rows})
 
 
 def attended(step: Step, window: int) -> int:

@@ -95,12 +95,12 @@ def test_costs_of_a_llama_by_op(tmp_path: Path) -> None:
     ]
     qkv = 2 * (packed_bytes("q8_0", 256, 256) + 2 * packed_bytes("q8_0", 128, 256))
     assert found["linear attn_q+attn_k+attn_v"] == OpCost(
-        "linear attn_q+attn_k+attn_v", "q8_0", "token", 2 * 512 * 256, qkv, qkv
+        "linear attn_q+attn_k+attn_v", "q8_0", "token", 2 * 512 * 256, qkv, qkv, 8
     )
     assert found["attention"] == OpCost("attention", "f16", "position", 2 * 4 * 128, 2 * 2 * 128 * 2)
     vocabulary = packed_bytes("q8_0", 272, 256)
     assert found["linear token_embd"] == OpCost(
-        "linear token_embd", "q8_0", "wanted", 272 * 256, vocabulary, vocabulary
+        "linear token_embd", "q8_0", "wanted", 272 * 256, vocabulary, vocabulary, 8
     )
     assert (found["embed"].macs, found["embed"].most_bytes) == (0, vocabulary)
 

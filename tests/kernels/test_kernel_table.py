@@ -1,0 +1,38 @@
+"""The page of the documentation that lists the kernels is the registry's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compiler.kernel_table import kernel_table, own_backends
+from runtime.cli import main
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "kernels.md"
+
+
+def test_the_page_is_current() -> None:
+    """If this fails: engine kernels list --markdown > docs/kernels.md"""
+    assert PAGE.read_text("utf-8") == kernel_table()
+
+
+def test_every_kernel_of_every_backend_is_in_it() -> None:
+    text = kernel_table()
+    found = own_backends()
+    assert [backend.name for backend in found][:2] == ["reference", "cpu_avx2"]
+    for backend in found:
+        section = text.split(f"## {backend.name}\n")[1].split("\n## ")[0]
+        assert section.count("\n| ") == 1 + len(backend.kernels) + 1  # header, rule
+        for row in backend.kernels:
+            assert f"| `{row.name}` |" in section
+
+
+def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["kernels", "list", "--markdown"])
+    assert ended.value.code in (None, 0)
+    assert capsys.readouterr().out == kernel_table()
+    with pytest.raises(SystemExit) as ended:
+        main(["kernels", "list", "--markdown", "--json"])
+    assert ended.value.code == 2
