@@ -26,8 +26,9 @@ def _round_up(n: int, to: int) -> int:
     return (n + to - 1) // to * to
 
 
-def _panel_head(blocks: int) -> int:
-    return _round_up(blocks * 2 * PANEL_ROWS, 64)
+def _pairs(blocks: int, size: int) -> int:
+    """Blocks of ``size`` bytes in pairs, each pair with 64 bytes of scales."""
+    return (blocks + 1) // 2 * 64 + blocks * size
 
 
 #: Bytes of one packed panel (16 rows of k elements); mirrors ``include/packed.h``.
@@ -35,10 +36,10 @@ PANEL_BYTES: dict[str, Callable[[int], int]] = {
     "f32": lambda k: k * 64,
     "f16": lambda k: _round_up(k * 32, 64),
     "bf16": lambda k: _round_up(k * 32, 64),
-    "q8_0": lambda k: _panel_head(k // 32) + k // 32 * 512,
-    "q6_k": lambda k: _panel_head(k // 256) + k // 256 * 3328,
+    "q8_0": lambda k: _pairs(k // 32, 512),
+    "q6_k": lambda k: _pairs(k // 256, 3328),
     "q4_k": lambda k: k // 256 * 2304,
-    "q5_0": lambda k: _panel_head(k // 32) + k // 32 * 320,
+    "q5_0": lambda k: _pairs(k // 32, 320),
 }
 
 #: Activations a format multiplies with: the group its codes share a scale in; 0 for floats.
@@ -47,7 +48,7 @@ ACTIVATION_GROUP: dict[str, int] = {
 }  # fmt: skip
 
 #: int16 sums a token and group (``ACTIVATION_SUMS_*`` of ``include/activations.h``).
-ACTIVATION_SUMS: dict[int, int] = {32: 2, 256: 104}
+ACTIVATION_SUMS: dict[int, int] = {32: 4, 256: 72}
 
 #: K must be a multiple of this.
 K_MULTIPLE: dict[str, int] = {

@@ -14,10 +14,17 @@ from compiler.kernels import PANEL_ROWS, panel_bytes
 Bytes = npt.NDArray[np.uint8]
 
 
-def _head(d: Bytes) -> Bytes:
-    """Scales ``[blocks][16]`` fp16 as bytes ``[blocks][32]``, padded to 64."""
-    flat = d.reshape(-1)
-    return np.concatenate([flat, np.zeros(-flat.size % 64, np.uint8)])
+def _pairs(d: Bytes, body: Bytes) -> Bytes:
+    """Scales ``[16][blocks][2]`` and bodies ``[blocks][n]`` in pairs: two blocks' scales, then the blocks.
+
+    Of a last pair with one block the other's scales are zero and its body is left out.
+    """
+    scales = d.transpose(1, 0, 2).reshape(len(body), -1)
+    parts: list[Bytes] = []
+    for b in range(0, len(body), 2):
+        two = scales[b : b + 2].reshape(-1)
+        parts += [two, np.zeros(-two.size % 64, np.uint8), body[b : b + 2].reshape(-1)]
+    return np.concatenate(parts)
 
 
 def _chunks(codes: Bytes) -> Bytes:
@@ -59,19 +66,17 @@ def _pack_q6_k(rows: Bytes) -> Bytes:
     ]
     codes = np.stack(quarters, axis=3).reshape(PANEL_ROWS, n, 256)
     chunk = _chunks(codes).reshape(n, 16, 4, 64)
-    low = np.stack(
-        [(chunk[:, :, i] & 15) | (chunk[:, :, i + 1] & 15) << 4 for i in (0, 2)], axis=2
-    ).reshape(n, -1)
+    low = np.stack([(chunk[:, :, i] & 15) | (chunk[:, :, i + 1] & 15) << 4 for i in (0, 2)], axis=2)
     top = chunk >> 4
     high = top[:, :, 0] | top[:, :, 1] << 2 | top[:, :, 2] << 4 | top[:, :, 3] << 6
-    scales = blocks[:, :, 192:208].transpose(1, 2, 0).reshape(n, -1)
-    body = np.concatenate([scales, low, high.reshape(n, -1)], axis=1)
-    return np.concatenate([_head(blocks[:, :, 208:].transpose(1, 0, 2)), body.reshape(-1)])
+    scales = blocks[:, :, 192:208].transpose(1, 2, 0).reshape(n, 4, -1)
+    groups = np.concatenate([low, high[:, :, None]], axis=2).reshape(n, 4, -1)
+    return _pairs(blocks[:, :, 208:], np.concatenate([scales, groups], axis=2).reshape(n, -1))
 
 
 def _pack_q8_0(rows: Bytes) -> Bytes:
     blocks = rows.reshape(PANEL_ROWS, -1, 34)
-    return np.concatenate([_head(blocks[:, :, :2].transpose(1, 0, 2)), _chunks(blocks[:, :, 2:]).reshape(-1)])
+    return _pairs(blocks[:, :, :2], _chunks(blocks[:, :, 2:]).reshape(blocks.shape[1], -1))
 
 
 def _pack_q5_0(rows: Bytes) -> Bytes:
@@ -80,10 +85,8 @@ def _pack_q5_0(rows: Bytes) -> Bytes:
     bits = np.unpackbits(blocks[:, :, 2:6], axis=2, bitorder="little").reshape(PANEL_ROWS, n, 8, 4)
     weights = (1 << np.arange(8, dtype=np.uint8)).astype(np.uint8)
     high = (bits * weights[:, None]).sum(axis=2, dtype=np.uint8)
-    body = np.concatenate(
-        [_chunks(blocks[:, :, 6:]).reshape(n, -1), high.transpose(1, 0, 2).reshape(n, -1)], axis=1
-    )
-    return np.concatenate([_head(blocks[:, :, :2].transpose(1, 0, 2)), body.reshape(-1)])
+    body = [high.transpose(1, 0, 2).reshape(n, -1), _chunks(blocks[:, :, 6:]).reshape(n, -1)]
+    return _pairs(blocks[:, :, :2], np.concatenate(body, axis=1))
 
 
 def pack_panel(fmt: str, rows: Bytes, k: int) -> Bytes:

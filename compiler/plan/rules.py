@@ -18,7 +18,7 @@ from runtime.bundle.spelling import did_you_mean, nearest
 from runtime.errors import EXIT_PLAN, EngineError
 
 #: The backends of this project, known even where it runs from a checkout.
-BUILT_IN_BACKENDS = ("reference", "cpu_avx2")
+BUILT_IN_BACKENDS = ("reference", "cpu_avx2", "cpu_avx512vnni")
 
 
 def registered_backends() -> tuple[str, ...]:

@@ -6,17 +6,20 @@
 
 /* int16 sums of one token's codes, per group.
  *
- * Group of 256: 104 values in three planes,
+ * Group of 256: 72 values in three planes,
  *   [0..8)     sum of each 32 codes                                (Q4_K minima)
  *   [8..40)    for each 16 codes, -32 times the sum of those with k % 4 < 2, and
  *              of those with k % 4 >= 2                            (Q6_K offset, int16 sums)
- *   [40..104)  32 int32: -32 times the sum of each 8 codes         (Q6_K offset, int32 sums)
- * Group of 32: 2 values, the sums of the codes with k % 4 < 2 and with k % 4 >= 2. */
-#define ACTIVATION_SUMS_256 104
-#define ACTIVATION_SUMS_32 2
+ *   [40..72)   16 int32: -32 times the sum of each 16 codes        (Q6_K offset, int32 sums)
+ * Group of 32: 4 values in two planes,
+ *   [0..2)     the sums of the codes with k % 4 < 2 and with k % 4 >= 2   (Q5_0 offset, int16 sums)
+ *   [2..4)     one int32: -128 times the sum of all                       (Q8_0 and Q5_0 offset, int32 sums) */
+#define ACTIVATION_SUMS_256 72
+#define ACTIVATION_SUMS_32 4
 #define SUMS_OF_32 0
 #define SUMS_OF_PAIRS 8
-#define SUMS_OF_8 40
+#define SUMS_OF_16 40
+#define SUMS_TIMES_128 2
 _Static_assert(8 * 127 * 32 <= INT16_MAX, "eight Q6_K products fit in int16");
 
 /* A scale of a group of 32, rounded to the 11 significant bits of fp16 (half to even; fp16's

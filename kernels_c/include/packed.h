@@ -7,12 +7,14 @@
  *
  *   f32, f16, bf16   [k][16] elements, padded to 64 bytes at the end
  *   q4_k             [k/256] packed_q4_k
- *   q6_k             d: [k/256][16] fp16, padded to 64 bytes; then [k/256] packed_q6_k
- *   q8_0             d: [k/32][16] fp16, padded to 64 bytes; then [k/32] packed_q8_0
- *   q5_0             d: [k/32][16] fp16, padded to 64 bytes; then [k/32] packed_q5_0
+ *   q6_k             pairs of packed_q6_k
+ *   q8_0             pairs of packed_q8_0
+ *   q5_0             pairs of packed_q5_0
  *
- * The scales of the last three lie at the panel's head so that codes stay
- * aligned and the panel is the size of the GGUF blocks it came from. */
+ * A pair is the scales of two blocks, [2][16] fp16, and then the blocks; the last
+ * pair may lack its second block. So codes stay aligned, a panel is the size of the
+ * GGUF blocks it came from, and a kernel reads it front to back without a second
+ * stream: hardware prefetchers follow one line well and several badly. */
 #ifndef PACKED_H
 #define PACKED_H
 #include <stdint.h>
@@ -30,13 +32,17 @@ typedef struct {
 } packed_q4_k;
 _Static_assert(sizeof(packed_q4_k) == 16 * 144, "a q4_k panel block is the size of 16 GGUF blocks");
 
-/* Group g of 16 k (g = 0..15) has chunks 4g .. 4g+3:
- * ql[2g] low nibbles chunk 0, high nibbles chunk 1; ql[2g+1] chunks 2, 3;
- * qh[g] bits 0-1, 2-3, 4-5, 6-7: the top two bits of chunks 0..3. */
+/* Group g of 16 k (g = 0..15, four a quarter) has chunks 4g .. 4g+3:
+ * ql[0] low nibbles chunk 0, high nibbles chunk 1; ql[1] chunks 2, 3;
+ * qh bits 0-1, 2-3, 4-5, 6-7: the top two bits of chunks 0..3. */
 typedef struct {
-    int8_t scales[16][16]; /* [group of 16 k][row] */
-    uint8_t ql[32][64];
-    uint8_t qh[16][64];
+    uint8_t ql[2][64], qh[64];
+} packed_q6_k_group;
+typedef struct {
+    struct {
+        int8_t scales[4][16];      /* [group][row] */
+        packed_q6_k_group group[4];
+    } quarter[4];
 } packed_q6_k;
 _Static_assert(sizeof(packed_q6_k) == 16 * 208, "a q6_k panel block is 16 GGUF blocks without d");
 
@@ -45,21 +51,41 @@ typedef struct {
 } packed_q8_0;
 _Static_assert(sizeof(packed_q8_0) == 16 * 32, "a q8_0 panel block is 16 GGUF blocks without d");
 
-/* q[c]: low nibbles chunk c (k = 4c .. +3), high nibbles chunk c+4; high: bit c is bit 4 of chunk c. */
+/* high: bit c is bit 4 of chunk c; q[c]: low nibbles chunk c (k = 4c .. +3), high nibbles chunk c+4. */
 typedef struct {
-    uint8_t q[4][64];
     uint8_t high[64];
+    uint8_t q[4][64];
 } packed_q5_0;
 _Static_assert(sizeof(packed_q5_0) == 16 * 20, "a q5_0 panel block is 16 GGUF blocks without d");
 
-/* Bytes of the scales at a panel's head, for `blocks` blocks a row. */
-#define PANEL_HEAD(blocks) (((int64_t)(blocks) * 32 + 63) / 64 * 64)
+/* Bytes of `blocks` blocks of `size` bytes in pairs; block b and its scales [16] among them. */
+static inline int64_t paired_bytes(int64_t blocks, int64_t size) { return (blocks + 1) / 2 * 64 + blocks * size; }
+static inline const uint8_t *paired_block(const uint8_t *panel, int64_t b, int64_t size)
+{
+    return panel + b / 2 * (64 + 2 * size) + 64 + b % 2 * size;
+}
+static inline const uint16_t *paired_scales(const uint8_t *panel, int64_t b, int64_t size)
+{
+    return (const uint16_t *)(panel + b / 2 * (64 + 2 * size) + b % 2 * 32);
+}
+#define PAIRED(format)                                                                                        \
+    static inline const packed_##format *block_##format(const uint8_t *panel, int64_t b)                      \
+    {                                                                                                         \
+        return (const packed_##format *)paired_block(panel, b, sizeof(packed_##format));                      \
+    }                                                                                                         \
+    static inline const uint16_t *scales_##format(const uint8_t *panel, int64_t b)                            \
+    {                                                                                                         \
+        return paired_scales(panel, b, sizeof(packed_##format));                                              \
+    }
+PAIRED(q6_k)
+PAIRED(q8_0)
+PAIRED(q5_0)
 
 static inline int64_t panel_bytes_f32(int64_t k) { return k * 64; }
 static inline int64_t panel_bytes_f16(int64_t k) { return (k * 32 + 63) / 64 * 64; }
 static inline int64_t panel_bytes_bf16(int64_t k) { return (k * 32 + 63) / 64 * 64; }
 static inline int64_t panel_bytes_q4_k(int64_t k) { return k / 256 * (int64_t)sizeof(packed_q4_k); }
-static inline int64_t panel_bytes_q6_k(int64_t k) { return PANEL_HEAD(k / 256) + k / 256 * (int64_t)sizeof(packed_q6_k); }
-static inline int64_t panel_bytes_q8_0(int64_t k) { return PANEL_HEAD(k / 32) + k / 32 * (int64_t)sizeof(packed_q8_0); }
-static inline int64_t panel_bytes_q5_0(int64_t k) { return PANEL_HEAD(k / 32) + k / 32 * (int64_t)sizeof(packed_q5_0); }
+static inline int64_t panel_bytes_q6_k(int64_t k) { return paired_bytes(k / 256, sizeof(packed_q6_k)); }
+static inline int64_t panel_bytes_q8_0(int64_t k) { return paired_bytes(k / 32, sizeof(packed_q8_0)); }
+static inline int64_t panel_bytes_q5_0(int64_t k) { return paired_bytes(k / 32, sizeof(packed_q5_0)); }
 #endif

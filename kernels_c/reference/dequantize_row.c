@@ -19,11 +19,17 @@ static inline int32_t q4_k_code(const packed_q4_k *b, int32_t row, int32_t k)
     return k % 64 < 32 ? byte & 15 : byte >> 4;
 }
 
+static inline int32_t q6_k_scale(const packed_q6_k *b, int32_t row, int32_t group)
+{
+    return b->quarter[group / 4].scales[group % 4][row];
+}
+
 static inline int32_t q6_k_code(const packed_q6_k *b, int32_t row, int32_t k)
 {
-    int32_t group = k / 16, chunk = k % 16 / 4, at = chunk_byte(row, k);
-    uint8_t low = b->ql[2 * group + chunk / 2][at];
-    return (chunk % 2 ? low >> 4 : low & 15) | (b->qh[group][at] >> (2 * chunk) & 3) << 4;
+    const packed_q6_k_group *group = &b->quarter[k / 64].group[k % 64 / 16];
+    int32_t chunk = k % 16 / 4, at = chunk_byte(row, k);
+    uint8_t low = group->ql[chunk / 2][at];
+    return (chunk % 2 ? low >> 4 : low & 15) | (group->qh[at] >> (2 * chunk) & 3) << 4;
 }
 
 static inline int32_t q5_0_code(const packed_q5_0 *b, int32_t row, int32_t k)
@@ -70,12 +76,10 @@ static void dequantize_row_q4_k(const uint8_t *panels, int64_t row, int32_t k, f
 static void dequantize_row_q6_k(const uint8_t *panels, int64_t row, int32_t k, float *out)
 {
     const uint8_t *panel = panels + row / 16 * panel_bytes_q6_k(k);
-    const uint16_t *d = (const uint16_t *)panel;
-    const packed_q6_k *block = (const packed_q6_k *)(panel + PANEL_HEAD(k / 256));
     int32_t r = (int32_t)(row % 16);
     for (int32_t i = 0; i < k; ++i) {
-        const packed_q6_k *b = block + i / 256;
-        float scale = half_to_float(d[i / 256 * 16 + r]) * (float)b->scales[i % 256 / 16][r];
+        const packed_q6_k *b = block_q6_k(panel, i / 256);
+        float scale = half_to_float(scales_q6_k(panel, i / 256)[r]) * (float)q6_k_scale(b, r, i % 256 / 16);
         out[i] = scale * (float)(q6_k_code(b, r, i % 256) - 32);
     }
 }
@@ -83,19 +87,17 @@ static void dequantize_row_q6_k(const uint8_t *panels, int64_t row, int32_t k, f
 static void dequantize_row_q8_0(const uint8_t *panels, int64_t row, int32_t k, float *out)
 {
     const uint8_t *panel = panels + row / 16 * panel_bytes_q8_0(k);
-    const uint16_t *d = (const uint16_t *)panel;
-    const packed_q8_0 *block = (const packed_q8_0 *)(panel + PANEL_HEAD(k / 32));
     int32_t r = (int32_t)(row % 16);
     for (int32_t i = 0; i < k; ++i)
-        out[i] = half_to_float(d[i / 32 * 16 + r]) * (float)block[i / 32].q[i % 32 / 4][chunk_byte(r, i)];
+        out[i] = half_to_float(scales_q8_0(panel, i / 32)[r])
+                 * (float)block_q8_0(panel, i / 32)->q[i % 32 / 4][chunk_byte(r, i)];
 }
 
 static void dequantize_row_q5_0(const uint8_t *panels, int64_t row, int32_t k, float *out)
 {
     const uint8_t *panel = panels + row / 16 * panel_bytes_q5_0(k);
-    const uint16_t *d = (const uint16_t *)panel;
-    const packed_q5_0 *block = (const packed_q5_0 *)(panel + PANEL_HEAD(k / 32));
     int32_t r = (int32_t)(row % 16);
     for (int32_t i = 0; i < k; ++i)
-        out[i] = half_to_float(d[i / 32 * 16 + r]) * (float)(q5_0_code(block + i / 32, r, i % 32) - 16);
+        out[i] = half_to_float(scales_q5_0(panel, i / 32)[r])
+                 * (float)(q5_0_code(block_q5_0(panel, i / 32), r, i % 32) - 16);
 }

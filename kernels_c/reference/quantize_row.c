@@ -31,16 +31,16 @@ static void quantize_row_256(const float *x, int32_t k, int32_t t, int32_t n_tok
         int8_t *c = codes + at * 256;
         int16_t *s = sums + at * ACTIVATION_SUMS_256;
         scales[at] = quantize_group(x + (int64_t)block * 256, 256, c);
-        int32_t of_8[32] = {0};
-        for (int32_t i = 0; i < SUMS_OF_8; ++i)
+        int32_t of_16[16] = {0};
+        for (int32_t i = 0; i < SUMS_OF_16; ++i)
             s[i] = 0;
         for (int32_t i = 0; i < 256; ++i) {
             int32_t pair = SUMS_OF_PAIRS + i / 16 * 2 + i % 4 / 2;
             s[SUMS_OF_32 + i / 32] = (int16_t)(s[SUMS_OF_32 + i / 32] + c[i]);
             s[pair] = (int16_t)(s[pair] - 32 * c[i]);
-            of_8[i / 8] -= 32 * c[i];
+            of_16[i / 16] -= 32 * c[i];
         }
-        memcpy(s + SUMS_OF_8, of_8, sizeof of_8);
+        memcpy(s + SUMS_OF_16, of_16, sizeof of_16);
     }
 }
 
@@ -55,5 +55,7 @@ static void quantize_row_32(const float *x, int32_t k, int32_t t, int32_t n_toke
         s[0] = s[1] = 0;
         for (int32_t i = 0; i < 32; ++i)
             s[i % 4 / 2] = (int16_t)(s[i % 4 / 2] + c[i]);
+        int32_t times = -128 * (s[0] + s[1]);
+        memcpy(s + SUMS_TIMES_128, &times, sizeof times);
     }
 }

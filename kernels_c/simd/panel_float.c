@@ -1,7 +1,6 @@
 /* panel_float.c: panels of float weights, [k][16], over 16 lanes. The meaning is
  * reference/panel_f32.c.j2: per block of 256 a chain of fma over k, blocks added ascending. */
 #define FLOAT_BLOCK 256
-#define FLOAT_TOKENS 6
 
 #define FLOAT_PANEL(format, element, load)                                                          \
     V16 void format##_tile(const element *w, int32_t count, int32_t k, int32_t tokens,              \

@@ -122,17 +122,11 @@ V16 void q4_k_direct(const packed_q4_k *b, int32_t tokens, const int8_t *codes, 
 #pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half)
             total[t][half] = minima[t][half] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-    for (int32_t line = 0; line < 4; ++line)
-        prefetch((const uint8_t *)b + 64 * line);
     for (int32_t j = 0; j < 4; ++j) {
         __m256i scale, min;
         q4_k_scales(b, j, &scale, &min);
         __m128i s0 = _mm256_castsi256_si128(scale), s1 = _mm256_extracti128_si256(scale, 1);
         __m128i m0 = _mm256_castsi256_si128(min), m1 = _mm256_extracti128_si256(min, 1);
-#pragma GCC unroll 8
-        for (int32_t line = 0; line < 8; ++line)
-            prefetch(b->q[8 * j + line]);
 #pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             __m256i low[2], high[2];

@@ -44,7 +44,7 @@ V16 void q5_0_add(float *acc, int32_t half, float da, __m256i sums, __m256 d)
 
 V16 __m256i q5_0_offset(const int16_t *sums) { return _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(broadcast_4(sums), 4)); }
 
-V16 void q5_0_tile(const q5_0_block *block, const uint16_t *d, int32_t blocks, int32_t tokens,
+V16 void q5_0_tile(const q5_0_block *block, const uint8_t *panel, int32_t blocks, int32_t tokens,
                    const activations *a, int32_t first, int32_t t0, float *acc)
 {
     for (int32_t b = 0; b < blocks; ++b) {
@@ -68,7 +68,7 @@ V16 void q5_0_tile(const q5_0_block *block, const uint16_t *d, int32_t blocks, i
         }
 #pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
-            __m256 scale = half_scales(d + b * 16, half);
+            __m256 scale = half_scales(scales_q5_0(panel, first + b), half);
 #pragma GCC unroll 4
             for (int32_t t = 0; t < tokens; ++t)
                 q5_0_add(acc + t * 16, half, a->scales[at + t], part[t][half], scale);
@@ -100,8 +100,6 @@ V16 void q5_0_direct(const packed_q5_0 *b, const uint16_t *d, const int8_t *code
 V16 void q5_0_panel(const uint8_t *panel, int32_t k, const activations *a, int32_t t0, int32_t nt,
                     float *acc, uint8_t *scratch)
 {
-    const uint16_t *d = (const uint16_t *)panel;
-    const packed_q5_0 *block = (const packed_q5_0 *)(panel + PANEL_HEAD(k / 32));
     q5_0_block *expanded = (q5_0_block *)scratch;
     memset(acc, 0, sizeof(float) * 16 * (size_t)nt);
     for (int32_t first = 0; first < k / 32; first += Q5_0_EXPANDED) {
@@ -109,17 +107,17 @@ V16 void q5_0_panel(const uint8_t *panel, int32_t k, const activations *a, int32
         if (nt == 1) {
             for (int32_t b = first; b < first + blocks; ++b) {
                 int64_t at = (int64_t)b * a->n_tokens + t0;
-                q5_0_direct(block + b, d + b * 16, a->codes + at * 32, a->sums + at * ACTIVATION_SUMS_32,
+                q5_0_direct(block_q5_0(panel, b), scales_q5_0(panel, b), a->codes + at * 32, a->sums + at * ACTIVATION_SUMS_32,
                             a->scales[at], acc);
             }
             continue;
         }
         for (int32_t b = 0; b < blocks; ++b)
-            q5_0_expand(block + first + b, expanded + b);
+            q5_0_expand(block_q5_0(panel, first + b), expanded + b);
         int32_t t = 0;
         for (; t + Q5_0_TOKENS <= nt; t += Q5_0_TOKENS)
-            q5_0_tile(expanded, d + first * 16, blocks, Q5_0_TOKENS, a, first, t0 + t, acc + t * 16);
+            q5_0_tile(expanded, panel, blocks, Q5_0_TOKENS, a, first, t0 + t, acc + t * 16);
         for (; t < nt; ++t)
-            q5_0_tile(expanded, d + first * 16, blocks, 1, a, first, t0 + t, acc + t * 16);
+            q5_0_tile(expanded, panel, blocks, 1, a, first, t0 + t, acc + t * 16);
     }
 }

@@ -14,21 +14,21 @@ typedef struct {
 } q6_k_block;
 _Static_assert(sizeof(q6_k_block) <= PANEL_SCRATCH, "a Q6_K block fits in scratch");
 
-/* The four chunks of group g, rows 8*half .. +7. */
-V16 void q6_k_codes(const packed_q6_k *b, int32_t g, int32_t half, __m256i q[4])
+/* The four chunks of a group, rows 8*half .. +7. */
+V16 void q6_k_codes(const packed_q6_k_group *group, int32_t half, __m256i q[4])
 {
     __m256i nibble = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30);
-    __m256i l0 = load_256(b->ql[2 * g] + 32 * half), l1 = load_256(b->ql[2 * g + 1] + 32 * half);
-    __m256i h = load_256(b->qh[g] + 32 * half);
+    __m256i l0 = load_256(group->ql[0] + 32 * half), l1 = load_256(group->ql[1] + 32 * half);
+    __m256i h = load_256(group->qh + 32 * half);
     q[0] = _mm256_or_si256(_mm256_and_si256(l0, nibble), _mm256_and_si256(_mm256_slli_epi16(h, 4), top));
     q[1] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l0, 4), nibble), _mm256_and_si256(_mm256_slli_epi16(h, 2), top));
     q[2] = _mm256_or_si256(_mm256_and_si256(l1, nibble), _mm256_and_si256(h, top));
     q[3] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(l1, 4), nibble), _mm256_and_si256(_mm256_srli_epi16(h, 2), top));
 }
 
-V16 __m256i q6_k_scale(const packed_q6_k *b, int32_t g, int32_t half)
+V16 __m256i q6_k_scale_pairs(const packed_q6_k *b, int32_t g, int32_t half)
 {
-    __m128i s = _mm_loadu_si128((const __m128i *)b->scales[g]);
+    __m128i s = _mm_loadu_si128((const __m128i *)b->quarter[g / 4].scales[g % 4]);
     return pairs_i8(s, s, half);
 }
 
@@ -38,11 +38,11 @@ V16 void q6_k_expand(const packed_q6_k *b, const uint16_t *d, q6_k_block *out)
 #pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             __m256i q[4];
-            q6_k_codes(b, g, half, q);
+            q6_k_codes(&b->quarter[g / 4].group[g % 4], half, q);
 #pragma GCC unroll 8
             for (int32_t c = 0; c < 4; ++c)
                 store_256(out->q[g][c] + 32 * half, q[c]);
-            store_256(out->scale[g][half], q6_k_scale(b, g, half));
+            store_256(out->scale[g][half], q6_k_scale_pairs(b, g, half));
         }
 #pragma GCC unroll 2
     for (int32_t half = 0; half < 2; ++half)
@@ -103,16 +103,17 @@ V16 void q6_k_direct(const packed_q6_k *b, const uint16_t *d, int32_t tokens, co
     for (int32_t t = 0; t < tokens; ++t)
         total[t][0] = total[t][1] = _mm256_setzero_si256();
     for (int32_t g = 0; g < 16; ++g) {
-        prefetch(b->ql[2 * g]);
-        prefetch(b->ql[2 * g + 1]);
-        prefetch(b->qh[g]);
+        const packed_q6_k_group *group = &b->quarter[g / 4].group[g % 4];
+        prefetch(group->ql[0]);
+        prefetch(group->ql[1]);
+        prefetch(group->qh);
         if (g % 4 == 0)
-            prefetch(b->scales[g]);
+            prefetch(b->quarter[g / 4].scales);
 #pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
             __m256i q[4];
-            q6_k_codes(b, g, half, q);
-            __m256i scale = q6_k_scale(b, g, half);
+            q6_k_codes(&b->quarter[g / 4].group[g % 4], half, q);
+            __m256i scale = q6_k_scale_pairs(b, g, half);
 #pragma GCC unroll 2
             for (int32_t t = 0; t < tokens; ++t) {
                 const int8_t *x = codes + t * 256 + g * 16;
@@ -136,24 +137,24 @@ V16 void q6_k_direct(const packed_q6_k *b, const uint16_t *d, int32_t tokens, co
 V16 void q6_k_panel(const uint8_t *panel, int32_t k, const activations *a, int32_t t0, int32_t nt,
                     float *acc, uint8_t *scratch)
 {
-    const uint16_t *d = (const uint16_t *)panel;
-    const packed_q6_k *block = (const packed_q6_k *)(panel + PANEL_HEAD(k / 256));
     q6_k_block *expanded = (q6_k_block *)scratch;
     memset(acc, 0, sizeof(float) * 16 * (size_t)nt);
     for (int32_t b = 0; b < k / 256; ++b) {
+        const packed_q6_k *block = block_q6_k(panel, b);
+        const uint16_t *d = scales_q6_k(panel, b);
         int64_t at = (int64_t)b * a->n_tokens + t0;
         const int8_t *codes = a->codes + at * 256;
         const int16_t *sums = a->sums + at * ACTIVATION_SUMS_256;
         const float *scales = a->scales + at;
         if (nt == 1) {
-            q6_k_direct(block + b, d + b * 16, 1, codes, sums, scales, acc);
+            q6_k_direct(block, d, 1, codes, sums, scales, acc);
             continue;
         }
         if (nt == 2) {
-            q6_k_direct(block + b, d + b * 16, 2, codes, sums, scales, acc);
+            q6_k_direct(block, d, 2, codes, sums, scales, acc);
             continue;
         }
-        q6_k_expand(block + b, d + b * 16, expanded);
+        q6_k_expand(block, d, expanded);
         int32_t t = 0;
         for (; t + Q6_K_TOKENS <= nt; t += Q6_K_TOKENS)
             q6_k_tile(expanded, Q6_K_TOKENS, codes + t * 256, sums + t * ACTIVATION_SUMS_256, scales + t, acc + t * 16);

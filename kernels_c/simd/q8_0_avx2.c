@@ -11,7 +11,7 @@ V16 __m256i q8_0_step(__m256i total, __m256i w, __m256i magnitude, __m256i x)
     return _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-V16 void q8_0_tile(const packed_q8_0 *block, const uint16_t *d, int32_t blocks, int32_t tokens,
+V16 void q8_0_tile(const uint8_t *panel, int32_t blocks, int32_t tokens,
                    const activations *a, int32_t t0, float *acc)
 {
     __m256 sum[4][2];
@@ -19,6 +19,8 @@ V16 void q8_0_tile(const packed_q8_0 *block, const uint16_t *d, int32_t blocks, 
     for (int32_t t = 0; t < tokens; ++t)
         sum[t][0] = sum[t][1] = _mm256_setzero_ps();
     for (int32_t b = 0; b < blocks; ++b) {
+        const packed_q8_0 *block = block_q8_0(panel, b);
+        const uint16_t *d = scales_q8_0(panel, b);
         int64_t at = (int64_t)b * a->n_tokens + t0;
         const int8_t *codes = a->codes + at * 32;
         __m256i total[4][2];
@@ -26,13 +28,10 @@ V16 void q8_0_tile(const packed_q8_0 *block, const uint16_t *d, int32_t blocks, 
         for (int32_t t = 0; t < tokens; ++t)
             total[t][0] = total[t][1] = _mm256_setzero_si256();
 #pragma GCC unroll 8
-        for (int32_t line = 0; line < 8; ++line)
-            prefetch(block[b].q[line]);
-#pragma GCC unroll 8
         for (int32_t c = 0; c < 8; ++c)
 #pragma GCC unroll 2
             for (int32_t half = 0; half < 2; ++half) {
-                __m256i w = load_256(block[b].q[c] + 32 * half);
+                __m256i w = load_256(block->q[c] + 32 * half);
                 __m256i magnitude = _mm256_abs_epi8(w);
 #pragma GCC unroll 4
                 for (int32_t t = 0; t < tokens; ++t) {
@@ -42,7 +41,7 @@ V16 void q8_0_tile(const packed_q8_0 *block, const uint16_t *d, int32_t blocks, 
             }
 #pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
-            __m256 scale = half_scales(d + b * 16, half);
+            __m256 scale = half_scales(d, half);
 #pragma GCC unroll 4
             for (int32_t t = 0; t < tokens; ++t) {
                 __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(a->scales[at + t]));
@@ -60,12 +59,10 @@ V16 void q8_0_tile(const packed_q8_0 *block, const uint16_t *d, int32_t blocks, 
 V16 void q8_0_panel(const uint8_t *panel, int32_t k, const activations *a, int32_t t0, int32_t nt,
                     float *acc, uint8_t *scratch)
 {
-    const uint16_t *d = (const uint16_t *)panel;
-    const packed_q8_0 *block = (const packed_q8_0 *)(panel + PANEL_HEAD(k / 32));
     (void)scratch;
     int32_t t = 0;
     for (; t + Q8_0_TOKENS <= nt; t += Q8_0_TOKENS)
-        q8_0_tile(block, d, k / 32, Q8_0_TOKENS, a, t0 + t, acc + t * 16);
+        q8_0_tile(panel, k / 32, Q8_0_TOKENS, a, t0 + t, acc + t * 16);
     for (; t < nt; ++t)
-        q8_0_tile(block, d, k / 32, 1, a, t0 + t, acc + t * 16);
+        q8_0_tile(panel, k / 32, 1, a, t0 + t, acc + t * 16);
 }

@@ -61,11 +61,11 @@ static void quantize_row_256(const float *x, int32_t k, int32_t t, int32_t n_tok
             __m128i e = sums_of_2(c + i + 32), f = sums_of_2(c + i + 48);
             __m128i pairs = _mm_sub_epi16(_mm_setzero_si128(), _mm_slli_epi16(pair_sums(a, b, e, f), 5));
             __m128i of_8 = _mm_hadd_epi16(_mm_hadd_epi16(a, b), _mm_hadd_epi16(e, f));
-            __m128i of_32 = _mm_hadd_epi16(_mm_hadd_epi16(of_8, of_8), _mm_setzero_si128());
-            __m128i times = _mm_sub_epi16(_mm_setzero_si128(), _mm_slli_epi16(of_8, 5));
+            __m128i of_16 = _mm_hadd_epi16(of_8, of_8);
+            __m128i of_32 = _mm_hadd_epi16(of_16, of_16);
+            __m128i times = _mm_slli_epi32(_mm_cvtepi16_epi32(of_16), 5);
             _mm_storeu_si128((__m128i *)(s + SUMS_OF_PAIRS + i / 8), pairs);
-            _mm_storeu_si128((__m128i *)(s + SUMS_OF_8 + i / 4), _mm_cvtepi16_epi32(times));
-            _mm_storeu_si128((__m128i *)(s + SUMS_OF_8 + i / 4 + 8), _mm_cvtepi16_epi32(_mm_srli_si128(times, 8)));
+            _mm_storeu_si128((__m128i *)(s + SUMS_OF_16 + i / 8), _mm_sub_epi32(_mm_setzero_si128(), times));
             int32_t two = _mm_cvtsi128_si32(of_32);
             memcpy(s + SUMS_OF_32 + i / 32, &two, sizeof two);
         }
@@ -81,6 +81,9 @@ static void quantize_row_32(const float *x, int32_t k, int32_t t, int32_t n_toke
         scales[at] = scale_of_32(quantize_group(x + (int64_t)block * 32, 32, c));
         __m128i two = _mm_add_epi16(sums_of_2(c), sums_of_2(c + 16));
         int32_t pair = _mm_cvtsi128_si32(pair_sums(two, two, two, two));
-        memcpy(sums + at * ACTIVATION_SUMS_32, &pair, sizeof pair);
+        int16_t *s = sums + at * ACTIVATION_SUMS_32;
+        memcpy(s, &pair, sizeof pair);
+        int32_t times = -128 * (s[0] + s[1]);
+        memcpy(s + SUMS_TIMES_128, &times, sizeof times);
     }
 }

@@ -1,4 +1,5 @@
 /* tiles_avx2.h: tokens that a panel kernel holds in registers at a time. */
+#define FLOAT_TOKENS 6
 #define Q4_K_TOKENS 4
 #define Q6_K_TOKENS 4
 #define Q8_0_TOKENS 3

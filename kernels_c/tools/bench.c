@@ -95,18 +95,20 @@ int bench(const check_backend *reference, const check_backend *tested, int32_t t
     float *x = malloc(sizeof(float) * BENCH_TOKENS * BENCH_K);
     for (int32_t i = 0; i < BENCH_TOKENS * BENCH_K; ++i)
         x[i] = random_normal(&r);
-    int8_t *codes[2];
-    float *scales[2];
-    int16_t *sums[2];
+    /* Of each measure and group, laid out for its own count of tokens, as a step lays them out. */
+    static activations inputs[MEASURES][2];
     uint8_t *panels[TABLE_FORMATS];
-    for (int32_t g = 0; g < 2; ++g) {
-        codes[g] = malloc(BENCH_TOKENS * BENCH_K);
-        scales[g] = malloc(sizeof(float) * BENCH_TOKENS * BENCH_K / 32);
-        sums[g] = malloc(sizeof(int16_t) * BENCH_TOKENS * BENCH_K / 2);
-        for (int32_t t = 0; t < BENCH_TOKENS; ++t)
-            (g ? tested->table->quantize_row_256 : tested->table->quantize_row_32)(
-                x + (int64_t)t * BENCH_K, BENCH_K, t, BENCH_TOKENS, codes[g], scales[g], sums[g]);
-    }
+    for (int32_t m = 0; m < MEASURES; ++m)
+        for (int32_t g = 0; g < 2; ++g) {
+            int32_t n = measure_tokens[m];
+            int8_t *codes = aligned_alloc(64, (size_t)n * BENCH_K);
+            float *scales = malloc(sizeof(float) * (size_t)n * BENCH_K / 32);
+            int16_t *sums = malloc(sizeof(int16_t) * (size_t)n * BENCH_K / 2);
+            for (int32_t t = 0; t < n; ++t)
+                (g ? tested->table->quantize_row_256 : tested->table->quantize_row_32)(
+                    x + (int64_t)t * BENCH_K, BENCH_K, t, n, codes, scales, sums);
+            inputs[m][g] = (activations){n, x, codes, scales, sums};
+        }
     for (int32_t format = 0; format < TABLE_FORMATS; ++format) {
         panels[format] = huge(panel_bytes_of(format, BENCH_K) * BENCH_PANELS);
         uint8_t *rows = malloc((size_t)(16 * row_bytes_of(format, BENCH_K)));
@@ -136,7 +138,7 @@ int bench(const check_backend *reference, const check_backend *tested, int32_t t
             job.panel_bytes = panel_bytes_of(format, BENCH_K);
             for (int32_t m = 0; m < MEASURES; ++m) {
                 job.nt = measure_tokens[m];
-                job.a = (activations){BENCH_TOKENS, x, codes[g], scales[g], sums[g]};
+                job.a = inputs[m][g];
                 job.panels = m == 0 ? panels[format] : memory;
                 job.units = m == 0 ? BENCH_PANELS : (int32_t)(dram_bytes / job.panel_bytes);
                 if (m > 0 && format <= TABLE_BF16 && m > 1)

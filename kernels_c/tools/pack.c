@@ -73,12 +73,20 @@ void pack_q4_k(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *pan
         }
 }
 
+/* Of a last pair with one block the other's scales are zero. */
+static void clear_last_scales(uint8_t *panel, int64_t blocks, int64_t size)
+{
+    if (blocks % 2)
+        memset(panel + paired_bytes(blocks - 1, size), 0, 64);
+}
+
 void pack_q6_k(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *panel)
 {
     int64_t blocks = k / 256;
-    packed_q6_k *out = (packed_q6_k *)(panel + PANEL_HEAD(blocks));
-    memset(panel, 0, (size_t)PANEL_HEAD(blocks));
-    for (int64_t b = 0; b < blocks; ++b)
+    clear_last_scales(panel, blocks, sizeof(packed_q6_k));
+    for (int64_t b = 0; b < blocks; ++b) {
+        packed_q6_k *out = (packed_q6_k *)block_q6_k(panel, b);
+        uint16_t *d = (uint16_t *)scales_q6_k(panel, b);
         for (int64_t row = 0; row < 16; ++row) {
             const uint8_t *in = rows16 + row * row_bytes + b * 210;
             uint8_t code[256];
@@ -93,52 +101,58 @@ void pack_q6_k(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *pan
                 }
             }
             for (int32_t g = 0; g < 16; ++g) {
-                out[b].scales[g][row] = (int8_t)in[192 + g];
+                packed_q6_k_group *group = &out->quarter[g / 4].group[g % 4];
+                out->quarter[g / 4].scales[g % 4][row] = (int8_t)in[192 + g];
                 for (int32_t i = 0; i < 4; ++i) {
                     const uint8_t *c = code + g * 16 + i;
                     int64_t at = row * 4 + i;
-                    out[b].ql[2 * g][at] = (uint8_t)((c[0] & 15) | (c[4] & 15) << 4);
-                    out[b].ql[2 * g + 1][at] = (uint8_t)((c[8] & 15) | (c[12] & 15) << 4);
-                    out[b].qh[g][at] = (uint8_t)(c[0] >> 4 | c[4] >> 4 << 2 | c[8] >> 4 << 4 | c[12] >> 4 << 6);
+                    group->ql[0][at] = (uint8_t)((c[0] & 15) | (c[4] & 15) << 4);
+                    group->ql[1][at] = (uint8_t)((c[8] & 15) | (c[12] & 15) << 4);
+                    group->qh[at] = (uint8_t)(c[0] >> 4 | c[4] >> 4 << 2 | c[8] >> 4 << 4 | c[12] >> 4 << 6);
                 }
             }
-            memcpy(panel + (b * 16 + row) * 2, in + 208, 2);
+            memcpy(&d[row], in + 208, 2);
         }
+    }
 }
 
 void pack_q8_0(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *panel)
 {
     int64_t blocks = k / 32;
-    packed_q8_0 *out = (packed_q8_0 *)(panel + PANEL_HEAD(blocks));
-    memset(panel, 0, (size_t)PANEL_HEAD(blocks));
-    for (int64_t b = 0; b < blocks; ++b)
+    clear_last_scales(panel, blocks, sizeof(packed_q8_0));
+    for (int64_t b = 0; b < blocks; ++b) {
+        packed_q8_0 *out = (packed_q8_0 *)block_q8_0(panel, b);
+        uint16_t *d = (uint16_t *)scales_q8_0(panel, b);
         for (int64_t row = 0; row < 16; ++row) {
             const uint8_t *in = rows16 + row * row_bytes + b * 34;
-            memcpy(panel + (b * 16 + row) * 2, in, 2);
+            memcpy(&d[row], in, 2);
             for (int32_t chunk = 0; chunk < 8; ++chunk)
-                memcpy(&out[b].q[chunk][row * 4], in + 2 + chunk * 4, 4);
+                memcpy(&out->q[chunk][row * 4], in + 2 + chunk * 4, 4);
         }
+    }
 }
 
 void pack_q5_0(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *panel)
 {
     int64_t blocks = k / 32;
-    packed_q5_0 *out = (packed_q5_0 *)(panel + PANEL_HEAD(blocks));
-    memset(panel, 0, (size_t)PANEL_HEAD(blocks));
-    for (int64_t b = 0; b < blocks; ++b)
+    clear_last_scales(panel, blocks, sizeof(packed_q5_0));
+    for (int64_t b = 0; b < blocks; ++b) {
+        packed_q5_0 *out = (packed_q5_0 *)block_q5_0(panel, b);
+        uint16_t *d = (uint16_t *)scales_q5_0(panel, b);
         for (int64_t row = 0; row < 16; ++row) {
             /* fp16 d, 32 high bits (bit i: element i), 16 bytes of nibbles (elements i and i + 16). */
             const uint8_t *in = rows16 + row * row_bytes + b * 22;
-            memcpy(panel + (b * 16 + row) * 2, in, 2);
+            memcpy(&d[row], in, 2);
             for (int32_t i = 0; i < 4; ++i) {
                 uint8_t high = 0;
                 for (int32_t chunk = 0; chunk < 8; ++chunk) {
                     int32_t element = chunk * 4 + i;
                     high = (uint8_t)(high | (in[2 + element / 8] >> element % 8 & 1) << chunk);
                 }
-                out[b].high[row * 4 + i] = high;
+                out->high[row * 4 + i] = high;
             }
             for (int32_t chunk = 0; chunk < 4; ++chunk)
-                memcpy(&out[b].q[chunk][row * 4], in + 6 + chunk * 4, 4);
+                memcpy(&out->q[chunk][row * 4], in + 6 + chunk * 4, 4);
         }
+    }
 }

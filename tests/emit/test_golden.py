@@ -44,7 +44,7 @@ def test_forward_of_two_layers(tmp_path: Path, request: pytest.FixtureRequest) -
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("backend", ["reference", "cpu_avx2"])
+@pytest.mark.parametrize("backend", ["reference", "cpu_avx2", "cpu_avx512vnni"])
 def test_panel_kernel(format: str, backend: str, request: pytest.FixtureRequest) -> None:
     from compiler import backends
     from compiler.emit import panel_source

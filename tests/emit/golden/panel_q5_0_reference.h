@@ -3,19 +3,19 @@
 static void panel_q5_0_k512(const uint8_t *panel, const activations *a, int32_t t0, int32_t nt,
                        float *acc, uint8_t *scratch)
 {
-    const uint16_t *d = (const uint16_t *)panel;
-    const packed_q5_0 *block = (const packed_q5_0 *)(panel + PANEL_HEAD(16));
     (void)scratch;
     for (int32_t t = 0; t < nt; ++t)
         for (int32_t row = 0; row < 16; ++row) {
             float sum = 0.0f;
             for (int32_t b = 0; b < 16; ++b) {
+                const packed_q5_0 *block = block_q5_0(panel, b);
+                float d = half_to_float(scales_q5_0(panel, b)[row]);
                 int64_t at = (int64_t)b * a->n_tokens + t0 + t;
                 const int8_t *codes = a->codes + at * 32;
                 int32_t products = 0;
                 for (int32_t i = 0; i < 32; ++i)
-                    products += (q5_0_code(&block[b], row, i) - 16) * codes[i];
-                sum = fma_f32(half_to_float(d[b * 16 + row]) * a->scales[at], (float)products, sum);
+                    products += (q5_0_code(block, row, i) - 16) * codes[i];
+                sum = fma_f32(d * a->scales[at], (float)products, sum);
             }
             acc[t * 16 + row] = sum;
         }

@@ -1,0 +1,6 @@
+/* tiles_avx512.h: tokens that a panel kernel holds in registers at a time. */
+#define FLOAT_TOKENS 8
+#define Q4_K_TOKENS 8
+#define Q6_K_TOKENS 8
+#define Q8_0_TOKENS 8
+#define Q5_0_TOKENS 8
