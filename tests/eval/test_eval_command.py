@@ -168,6 +168,17 @@ def test_models_of_other_tensors_are_compared_by_their_predictions_only(engine: 
     assert "no error of the weights" in done.err
 
 
+def test_a_model_that_overflows_is_named(engine: Engine, tiny: Tiny) -> None:
+    path = tiny.folder / "broken.gguf"
+    write_llama(path, layers=1)
+    (norm,) = (t for t in gguf.GGUFReader(path, "r+").tensors if t.name == "output_norm.weight")
+    norm.data[:] = 3e38
+    plan = tiny.plan("broken", "f16", "broken.gguf")
+    done = engine("eval", plan, "-f", tiny.text, "-c", WINDOW, "--reference", "none", "--json")
+    assert (done.code, done.out) == (8, "")
+    assert (done.error["code"], done.error["path"]) == ("numeric_error", "broken (f16)")
+
+
 def test_a_bundle_is_not_a_plan(engine: Engine, tiny: Tiny) -> None:
     folder = engine("compile", tiny.plan("q8_0", "q8_0"), "--json").json["folder"]
     done = engine("eval", folder, "-f", tiny.text, "--json")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 
+from runtime.control import evaluate
+from runtime.engine.executable import Executable
 from tests.eval.conftest import WINDOW, Engine, Tiny
+from tests.tiny_models import VOCABULARY
 
 FIRST = WINDOW // 2
 
@@ -136,6 +140,27 @@ def test_the_step_and_the_threads_change_no_number(engine: Engine, tiny: Tiny) -
         body = engine("eval", plan, "-f", tiny.text, "-c", WINDOW, "-t", threads, "--json").json
         seen.append({k: v for k, v in body["evaluations"][0].items() if k != "plan"})
     assert seen[0] == seen[1]
+
+
+def test_no_step_holds_more_logits_than_its_share(
+    engine: Engine, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step gives at most LOGITS_BYTES of them, and which rows go together changes no number."""
+    plan = tiny.plan("q8_0", "q8_0")
+    options = ("eval", plan, "-f", tiny.text, "-c", WINDOW, "--json")
+    whole = engine(*options).json
+    rows: list[int] = []
+    plain = Executable.forward
+
+    def watched(self: Executable, *arguments: Any) -> Any:
+        rows.append(len(found := plain(self, *arguments)))
+        return found
+
+    monkeypatch.setattr(Executable, "forward", watched)
+    monkeypatch.setattr(evaluate, "LOGITS_BYTES", 3 * 4 * VOCABULARY + 1)
+    assert engine(*options).json == whole
+    assert max(rows) == 3
+    assert sum(rows) == 2 * whole["text"]["positions"]
 
 
 def test_fewer_windows_are_the_first_ones(engine: Engine, tiny: Tiny, tmp_path: Path) -> None:
