@@ -1,7 +1,8 @@
 """A model description and its family → the graph of one step of a decoder.
 
-Every tensor the graph reads is checked for the shape the metadata demands; what
-the file holds beyond that is listed in ``Decoder.unused``, never dropped in silence.
+Every tensor the graph reads is checked for the shape the metadata demands. One of a
+layer that nothing reads is refused, since without it the file would be another model;
+what lies beside the decoder (heads of other tasks) is listed in ``Decoder.unused``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from runtime.errors import EXIT_MODEL, EngineError
 
 #: Reads a small tensor of the model as float32.
 TensorLoader = Callable[[str], np.ndarray]
+
+#: What old converters stored although it follows from the metadata.
+_RECOMPUTED = ("attn_rot_embd.weight", "attention.rotary_emb.inv_freq")
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,27 @@ class _Builder:
             x = self.g.add("softcap", self.g.type(x), [x], cap=h.final_softcap)
         graph = verify(Graph(tuple(self.g.nodes), MappingProxyType(self.weights), x))
         unused = tuple(n for n in self.model.tensors if n not in self.weights and n not in self._folded)
+        self.refuse_strays(unused)
         return Decoder(graph, h, MappingProxyType(self.constants), tied, unused)
+
+    def refuse_strays(self, unused: tuple[str, ...]) -> None:
+        """Raises for tensors of the decoder itself that the family's declarations leave unread."""
+        layers = tuple(f"blk.{i}." for i in range(self.hyper.layers))
+        strays = [
+            name
+            for name in unused
+            if name.startswith((*layers, "token_embd", "output")) and not name.endswith(_RECOMPUTED)
+        ]
+        if strays:
+            more = f" and {len(strays) - 1} more" if len(strays) > 1 else ""
+            raise EngineError(
+                "model_tensor",
+                f"the family {self.family.name!r} says nothing of this tensor{more}; "
+                "unread, the results would be those of another model",
+                path=strays[0],
+                hint="a family's declarations are one file in compiler/architectures: see HACKING.md",
+                exit_code=EXIT_MODEL,
+            )
 
     def layer(self, x: str, layer: int) -> str:
         blk, placement = f"blk.{layer}.", self.family.norm_placement
@@ -257,7 +281,7 @@ class _Builder:
     def experts(self, x: str, blk: str) -> str:
         h = self.hyper
         logits = self.project(x, blk + "ffn_gate_inp", h.experts)
-        if self.family.expert_gating is None:
+        if h.expert_gating is None:
             raise EngineError(
                 "model_metadata",
                 f"the file has experts, which the family {self.family.name!r} does not describe",
@@ -271,7 +295,7 @@ class _Builder:
             [logits],
             experts=h.experts,
             used=h.experts_used,
-            gating=self.family.expert_gating,
+            gating=h.expert_gating,
             normalize=h.expert_normalize,
             scale=h.expert_scale,
         )
@@ -286,9 +310,10 @@ class _Builder:
         down = self.weight(blk + "ffn_down_exps.weight", (h.experts, h.width, h.expert_ffn))
         out = self.g.add("expert_matmul", ValueType("f32", "P", h.width), [inner, route], [down])
         out = self.g.add("combine", ValueType("f32", "T", h.width), [out, route])
-        if self.family.expert_shared != "none":
+        kind = self.family.expert_shared
+        if kind == "sigmoid" or (kind == "plain" and h.expert_shared_ffn):
             shared = self.ffn(x, blk, "_shexp", h.expert_shared_ffn)
-            if self.family.expert_shared == "sigmoid":
+            if kind == "sigmoid":
                 name = blk + "ffn_gate_inp_shexp.weight"
                 if self.required(name).shape == (h.width,):
                     gate_weight = self.weight(name, (h.width,), stored=(1, h.width))

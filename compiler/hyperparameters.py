@@ -47,6 +47,7 @@ class Hyperparameters:
     experts_used: int
     expert_ffn: int
     expert_shared_ffn: int
+    expert_gating: str | None
     expert_normalize: bool
     expert_scale: float
 
@@ -114,7 +115,8 @@ def read_hyperparameters(model: ModelDescription, family: Family) -> Hyperparame
         experts=experts,
         experts_used=used,
         expert_ffn=m.integer("expert_feed_forward_length", 1, 1 << 22, ffn or None) if experts else 0,
-        expert_shared_ffn=m.integer("expert_shared_feed_forward_length", 0, 1 << 22, 0),
+        expert_shared_ffn=_shared_ffn(m, ffn),
+        expert_gating=_gating(m, family),
         expert_normalize=bool(model.get("expert_weights_norm", family.expert_normalize)),
         expert_scale=m.number("expert_weights_scale", 0.0, 1e6, 1.0) or 1.0,
     )
@@ -198,6 +200,27 @@ def _sliding(m: _Metadata, family: Family, layers: int) -> tuple[bool, ...]:
         return tuple(bool(flag) for flag in pattern)
     period = m.integer(key, 1, 64, family.window_period)
     return tuple(i % period < period - 1 for i in range(layers))
+
+
+def _shared_ffn(m: _Metadata, ffn: int) -> int:
+    """Inner size of the shared experts, which are one: by its key, or by their count and a routed one's."""
+    count = m.integer("expert_shared_count", 0, 4096, 0)
+    routed = m.integer("expert_feed_forward_length", 0, 1 << 22, ffn)
+    return m.integer("expert_shared_feed_forward_length", 0, 1 << 22, 0) or count * routed
+
+
+def _gating(m: _Metadata, family: Family) -> str | None:
+    """How scores follow from the router's logits: the file's word where it has one, else the family's."""
+    value = m.integer("expert_gating_func", 0, 1 << 31, 0)
+    if value == 0 or family.expert_gating is None:
+        return family.expert_gating
+    if value not in _GATINGS:
+        raise m.error("expert_gating_func", f"{value} is not known", "1 (softmax), 2 (sigmoid)")
+    return _GATINGS[value]
+
+
+#: ``expert_gating_func`` of a file.
+_GATINGS = {1: "softmax", 2: "sigmoid"}
 
 
 def _attention_scale(

@@ -36,8 +36,12 @@ def write_model(
     *,
     seed: int = 0,
     type: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    given: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
-    """Random weights of sensible scale for ``shapes`` (outermost first); vectors float32, norms near 1."""
+    """Random weights of sensible scale for ``shapes`` (outermost first); vectors float32, norms near 1.
+
+    ``given``: further tensors by their values.
+    """
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
@@ -63,6 +67,8 @@ def write_model(
         scale = 1.0 if name == "token_embd.weight" else shape[-1] ** -0.5
         values *= np.float32(scale)
         writer.add_tensor(name, gguf.quants.quantize(values, type), raw_dtype=type)
+    for name, values in (given or {}).items():
+        writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

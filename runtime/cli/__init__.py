@@ -29,7 +29,6 @@ COMMANDS = {
     "plan": ("plan",),
     "bench": ("bench",),
     "evaluate": ("eval",),
-    "imatrix": ("imatrix",),
     "tokenize": ("tokenize", "detokenize"),
     "logits": ("logits",),
     "verify": ("verify",),

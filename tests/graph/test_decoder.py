@@ -127,6 +127,21 @@ def test_what_the_graph_does_not_read_is_listed(llama: ModelDescription) -> None
     assert decode(with_tensors(llama, rank__head__weight=(256,))).unused == ("rank.head.weight",)
 
 
+@pytest.mark.parametrize(
+    "name", ["blk.1.attn_q.scale", "blk.0.attn_norm.bias", "blk.0.attn_sinks.weight", "output_norm.bias"]
+)
+def test_a_tensor_of_the_decoder_that_nothing_reads_is_refused(llama: ModelDescription, name: str) -> None:
+    with pytest.raises(EngineError, match="says nothing of this tensor") as caught:
+        decode(with_tensors(llama, **{name.replace(".", "__"): (256,)}))
+    assert (caught.value.code, caught.value.path) == ("model_tensor", name)
+    assert "HACKING" in (caught.value.hint or "")
+
+
+def test_what_follows_from_the_metadata_may_stand_in_the_file(llama: ModelDescription) -> None:
+    decoded = decode(with_tensors(llama, blk__0__attn_rot_embd__weight=(32,), blk__7__nextn__weight=(256,)))
+    assert decoded.unused == ("blk.0.attn_rot_embd.weight", "blk.7.nextn.weight")
+
+
 def test_experts_need_a_family_that_describes_them(tmp_path: Path) -> None:
     model = read_model(write_moe(tmp_path / "moe.gguf"))
     assert any(node.op == "route" for node in decode(model).graph.nodes)
