@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from gguf import GGUFWriter
 
 from compiler.model.description import ModelDescription, Tensor
 from compiler.model.header import read_header
 from compiler.quantize.formats.block import Floats
+from runtime.bundle import store
 from runtime.errors import EXIT_PLAN, EngineError
 
 #: A column's importance is at least this part of its matrix's mean: a column that the calibration text
@@ -68,6 +71,48 @@ class ImportanceMatrix:
         for name in self.columns:
             if name in model.tensors:
                 self.for_tensor(model.tensors[name])
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a calibration saw of a matrix, or of a stack of them: ``squares`` float64 (matrices, k), the
+    sums of the squares of every input; ``counts`` float64 (matrices, 1), of how many tokens."""
+
+    squares: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.float64]
+
+
+def write_importance(
+    path: Path, sums: Mapping[str, Sums], *, datasets: list[str], chunks: int, chunk_size: int
+) -> int:
+    """Writes a GGUF importance matrix in llama-imatrix's form; its size in bytes.
+
+    ``datasets`` names the texts, ``chunks`` of ``chunk_size`` tokens were seen. The file appears whole or
+    not at all. Raises what writing raises.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            writer = GGUFWriter(draft, "imatrix")
+            writer.add_string("general.type", "imatrix")
+            writer.add_array("imatrix.datasets", datasets)
+            writer.add_uint32("imatrix.chunk_count", chunks)
+            writer.add_uint32("imatrix.chunk_size", chunk_size)
+            for name, seen in sums.items():
+                writer.add_tensor(name + _SUMS, seen.squares.astype(np.float32))
+                writer.add_tensor(name + _COUNTS, seen.counts.astype(np.float32))
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+            size = draft.stat().st_size
+            store.fsync_path(draft)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as cause:
+        raise store.file_error(cause, path) from cause
+    return size
 
 
 def read_importance(path: Path) -> ImportanceMatrix:

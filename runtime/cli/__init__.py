@@ -29,6 +29,7 @@ COMMANDS = {
     "plan": ("plan",),
     "bench": ("bench",),
     "evaluate": ("eval",),
+    "imatrix": ("imatrix",),
     "tokenize": ("tokenize", "detokenize"),
     "logits": ("logits",),
     "verify": ("verify",),

@@ -90,8 +90,14 @@ def tokenizer_of(model: str) -> Tokenizer:
             return Tokenizer.from_bundle(open_bundle(place))
     from compiler.vocabulary.file import vocabulary_of_file
 
-    files = vocabulary_of_file(path if _is_gguf(path) else _model_of(model))
+    files = vocabulary_of_file(model_file(model))
     return Tokenizer.from_files(files["tokenizer.json"], files["vocabulary.json"])
+
+
+def model_file(model: str) -> Path:
+    """The GGUF that ``model`` names: a file, a plan's model, or a name in the model store."""
+    path = Path(model).expanduser()
+    return path if _is_gguf(path) else _model_of(model)
 
 
 def _is_gguf(path: Path) -> bool:

@@ -1,16 +1,18 @@
 """What each recipe costs in quality, and our quantizers beside llama-quantize's: one command.
 
     python tests/benchmarks/quality.py --peer /path/to/peer/bin/python --out build/quality \\
-        [--characters 150000] [--speed larger-f16.gguf] [--docs docs/quality.md]
+        [--characters 150000] [--calibrate 400] [--speed larger-f16.gguf] [--docs docs/quality.md]
 
 The model (default: the project's own) is quantized to every recipe by ``engine quantize`` and by
 llama-quantize's own code, from the same F16 file. Both files of a recipe are then run by the same
 judge, ``engine eval`` with ``quantization: source``, against the F16 file: KL divergence over a text,
 error of each tensor. The peer judges too, by its own logits for the same windows. ``--characters``
 lets the storyteller's grammar write a longer held-out text, that many in each language, for smaller
-standard errors. ``--speed`` times both quantizers on another, larger model; ``--only`` does one of the
-two and keeps the other's earlier results. Writes ``results.json``, ``table.md`` and, with matplotlib,
-``plot.svg``; ``--docs`` puts the table between the marks of that page and the plot beside it.
+standard errors. ``--calibrate`` judges also the recipes with an importance matrix, which ``engine
+imatrix`` makes from so many documents that the model was trained on. ``--speed`` times both quantizers
+on another, larger model. ``--only`` does one of the three and keeps the others' earlier results.
+Writes ``results.json``, ``table.md`` and, with matplotlib, ``plot.svg``; ``--docs`` puts the table
+between the marks of that page and the plot beside it.
 """
 
 from __future__ import annotations
@@ -29,14 +31,15 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(ROOT)]
+STORYTELLER = ROOT / "plans" / "models"
+sys.path[:0] = [str(HERE), str(ROOT), str(STORYTELLER / "storyteller")]
 
 from compare_llama_cpp import Peer  # noqa: E402
 from quality_report import write_report  # noqa: E402
 
 RECIPES = ("q8_0", "q6_k", "q4_k_m")
+IMPORTANCE = ("q6_k", "q4_k_m")
 SIDES = ("engine", "llama.cpp")
-STORYTELLER = ROOT / "plans" / "models"
 PLAN = """\
 version: 1
 name: {name}
@@ -112,6 +115,21 @@ class Comparison:
         options = ("--text", self.a.text, "--context", self.a.context, "--reference", original)
         return self.engine("eval", original, *plans, *options)
 
+    def importance(self) -> dict[str, Any]:
+        """Our recipes with an importance matrix made by the engine, judged as the others are."""
+        text, matrix = self.folder / "calibration.txt", self.folder / "imatrix.gguf"
+        text.write_text(training_text(self.a.calibrate), "utf-8")
+        options = ("--text", text, "--context", self.a.context, "--out", matrix, "--process-output")
+        made = self.engine("imatrix", self.a.model, *options)
+        plans = [self.plan(f"importance-{recipe}", self.a.model, f"{{recipe: {recipe}, imatrix: {matrix}}}")
+                 for recipe in IMPORTANCE]
+        original = self.plan("f16", self.a.model, "f16")
+        judged = self.engine("eval", *plans, "--text", self.a.text, "--context", self.a.context,
+                             "--reference", original)
+        rows = [{"recipe": recipe, **row}
+                for recipe, row in zip(IMPORTANCE, judged["evaluations"], strict=True)]
+        return {"tokens": made["tokens"], "rows": rows}
+
     def judge_by_peer(self, files: dict[tuple[str, str], Path]) -> list[float]:
         """Mean KL divergence of each file by the peer's own logits, against its F16 logits."""
         from runtime.cli.tokenize import tokenizer_of
@@ -140,8 +158,6 @@ class Comparison:
 
     def quality(self) -> dict[str, Any]:
         """What both judges say of all files."""
-        if self.a.characters:
-            self.a.text = longer_text(self.folder / "heldout.txt", self.a.characters)
         files = self.files()
         judged = self.judge(files)
         by_peer = self.judge_by_peer(files)
@@ -152,13 +168,21 @@ class Comparison:
                 "peer": self.peer.ask(do="info")["version"], "f16": original, "rows": rows}
 
 
-def longer_text(path: Path, characters: int) -> Path:
-    """Text of the storyteller's grammar from the seed that training never uses."""
-    sys.path.insert(0, str(STORYTELLER / "storyteller"))
+def heldout_text(characters: int) -> str:
+    """Of the storyteller's grammar, from the seed that training never uses; so many in each language."""
     import corpus
 
-    path.write_text("\n".join(corpus.heldout(language, characters) for language in ("en", "pt")), "utf-8")
-    return path
+    return "\n".join(corpus.heldout(language, characters) for language in ("en", "pt"))
+
+
+def training_text(documents: int) -> str:
+    """The first documents that the storyteller was trained on, without the marks between turns."""
+    import corpus
+
+    text = "\n\n".join(corpus.document(corpus.TRAIN_SEED, number) for number in range(documents))
+    for mark in (corpus.START, corpus.END, corpus.IM_START, corpus.IM_END):
+        text = text.replace(mark, "\n")
+    return text
 
 
 def main() -> None:
@@ -167,7 +191,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=STORYTELLER / "storyteller-f16.gguf")
     parser.add_argument("--text", type=Path, default=STORYTELLER / "storyteller" / "heldout.txt")
     parser.add_argument("--characters", type=int, help="of a longer held-out text, in each language")
-    parser.add_argument("--only", choices=("quality", "speed"), help="keep the other's results")
+    parser.add_argument("--only", choices=("quality", "importance", "speed"), help="keep the others")
+    parser.add_argument("--calibrate", type=int, default=0, help="documents for an importance matrix")
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--backend", default="cpu_avx2")
     parser.add_argument("--threads", type=int, default=2)
@@ -176,13 +201,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--docs", type=Path, help="the page whose table is to be replaced")
     a = parser.parse_args()
-    if a.only == "speed" and a.speed is None:
-        parser.error("--only speed needs --speed MODEL")
+    if (a.only == "speed" and not a.speed) or (a.only == "importance" and not a.calibrate):
+        parser.error("--only speed needs --speed MODEL, --only importance --calibrate DOCUMENTS")
     comparison, path = Comparison(a), a.out / "results.json"
-    result: dict[str, Any] = json.loads(path.read_text("utf-8")) if a.only else {"speed": None}
-    if a.only != "speed":
+    result: dict[str, Any] = {"speed": None, "importance": None}
+    if a.only:
+        result |= json.loads(path.read_text("utf-8"))
+    if a.characters:
+        a.text = a.out / "heldout.txt"
+        a.text.write_text(heldout_text(a.characters), "utf-8")
+    if a.only in (None, "quality"):
         result |= comparison.quality()
-    if a.speed is not None and a.only != "quality":
+    if a.calibrate and a.only in (None, "importance"):
+        result["importance"] = comparison.importance()
+    if a.speed and a.only in (None, "speed"):
         result["speed"] = comparison.speed()
     comparison.peer.close()
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -57,7 +57,10 @@ def table(result: dict[str, Any]) -> str:
         "| weights | bytes/weight | perplexity | KL mean, 10⁻³ | KL 99.9 % | same top token | Δp rms "
         "| error of the weights |",
         "|---|---:|---:|---:|---:|---:|---:|---:|"]
-    for name, row in [("f16", f16), *((ours["recipe"], ours) for ours, _ in pairs(result))]:
+    named = [("f16", f16), *((ours["recipe"], ours) for ours, _ in pairs(result))]
+    if result["importance"]:
+        named += [(f"{row['recipe']} + imatrix", row) for row in result["importance"]["rows"]]
+    for name, row in named:
         kl = row["kl_divergence"]
         lines.append(
             f"| {name} | {row['bytes_per_weight']:.3f} "
@@ -65,6 +68,8 @@ def table(result: dict[str, Any]) -> str:
             f"| {1e3 * kl['mean']:.3f} ± {1e3 * kl['error']:.3f} | {kl['p99_9']:.4f} "
             f"| {100 * row['top_token_agreement']:.2f} % | {100 * row['probability_change_rms']:.2f} % "
             f"| {100 * row['weights_error']['relative_rmse']:.3f} % |")
+    if result["importance"]:
+        lines += ["", importance_line(result)]
     lines += [
         "", f"Beside llama-quantize (llama-cpp-python {result['peer']}), same file, same types:", "",
         "| recipe | KL mean, 10⁻³: engine | llama.cpp | difference | both by llama.cpp's own logits "
@@ -84,6 +89,18 @@ def table(result: dict[str, Any]) -> str:
     if result["speed"]:
         lines += ["", speed_line(result["speed"])]
     return "\n".join(lines) + "\n"
+
+
+def importance_line(result: dict[str, Any]) -> str:
+    """What an importance matrix changed, paired by window, in a sentence."""
+    plain = {ours["recipe"]: ours for ours, _ in pairs(result)}
+    parts = []
+    for row in result["importance"]["rows"]:
+        gap, error = paired(row, plain[row["recipe"]])
+        mean = plain[row["recipe"]]["kl_divergence"]["mean"]
+        parts.append(f"{100 * gap / mean:+.1f} % ± {100 * error / mean:.1f} for {row['recipe']}")
+    return (f"The importance matrix, of {result['importance']['tokens']} tokens the model was trained on, "
+            f"changes the mean KL divergence by {', '.join(parts)}.")
 
 
 def speed_line(speed: dict[str, Any]) -> str:

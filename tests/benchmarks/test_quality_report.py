@@ -35,6 +35,8 @@ RESULT: dict[str, Any] = {
     "f16": row("engine", "f16", [0.0] * 4, [0.0, 0.0], 2.0),
     "rows": [row("engine", "q4_k_m", [1e-3, 3e-3, 2e-3, 2e-3], [0.1, 0.2], 0.6),
              row("llama.cpp", "q4_k_m", [2e-3, 4e-3, 3e-3, 7e-3], [0.2, 0.1], 0.6)],
+    "importance": {"tokens": 77, "rows": [
+        row("engine", "q4_k_m", [0.0, 2e-3, 1e-3, 1e-3], [0.1, 0.2], 0.6)]},
     "speed": {"bytes": 2e9, "threads": 2, "recipes": [
         {"recipe": "q4_k_m", "seconds": {"engine": [3, 2, 1], "llama.cpp": [5, 5, 50]}}]}}
 
@@ -59,6 +61,9 @@ def test_the_table_says_what_was_measured() -> None:
     text = report.table(RESULT)
     assert "| q4_k_m | 2.000 | 4.000 | -50.0 % ± 25.0 | 4.000 : 8.000 |" in text
     assert "| 1 of 2 |" in text
+    assert "| q4_k_m + imatrix | 0.600 |" in text
+    assert "of 77 tokens" in text
+    assert "by -50.0 % ± 0.0 for q4_k_m." in text
     assert "q4_k_m 2.0 s against 5.0 s (2.5 x)" in text
 
 
