@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from runtime.bundle.reader import Bundle
 
 FORMATS = ("md", "csv", "json", "jsonl")
-INCLUDES = (
-    "timed: steps of the compiled forward, driven from Python, the last token's logits included; "
-    "not timed: tokenization, sampling, loading, filling the depth"
-)
+TIMED = "timed: steps of the compiled forward, driven from Python, the last token's logits included"
+NOT_TIMED = "not timed: tokenization, sampling, loading, filling the depth"
+NOT_TIMED_SAMPLED = "and sampling as the plan says; not timed: tokenization, loading, filling the depth"
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +46,9 @@ def bench(
     ] = None,
     output: Annotated[str, typer.Option("--output", "-o", help="md, csv, json or jsonl.")] = "md",
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="No untimed round before a test.")] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Time the choice of each token, too, as the plan says.")
+    ] = False,
     no_bandwidth: Annotated[
         bool, typer.Option("--no-bandwidth", help="Do not measure the read bandwidth beside the tests.")
     ] = False,
@@ -54,14 +56,16 @@ def bench(
     """Measure a bundle: prompt processing (pp), generation (tg), both (pp+tg), at a depth (@ d).
 
     Numbers take lists and ranges: 512, 128,256, 1-4, 16-64+16, 1-8*2. Timed are the steps of the
-    compiled code and what drives them; tokenization and sampling are not. gb_per_s counts the weights
-    once a step and the KV cache; bandwidth_share relates it to the read bandwidth measured before and
-    after each repetition (generation only); overhead is the share of time outside the compiled code.
+    compiled code and what drives them; tokenization is not, sampling only with --sample. gb_per_s
+    counts the weights once a step and the KV cache; bandwidth_share relates it to the read bandwidth
+    measured before and after each repetition (generation only); overhead is the share of time outside
+    the compiled forward.
     """
     from runtime.bundle.machine import Machine
     from runtime.cli.target import bundle_of
     from runtime.control.bench import parse_values, plan_tests, run_test
     from runtime.engine.executable import Executable
+    from runtime.engine.loop import request_of_plan
     from runtime.metrics.energy_probe import probe_meters
 
     if output not in FORMATS:
@@ -78,7 +82,8 @@ def bench(
     meter = probe_meters()
     if not meter.available:
         note(f"note: no energy: {meter.reason}")
-    note(f"note: {INCLUDES}")
+    note(f"note: {TIMED}" + (f", {NOT_TIMED_SAMPLED}" if sample else f"; {NOT_TIMED}"))
+    sampling = request_of_plan(bundle.plan, [0]).sampling if sample else None
     results: list[dict[str, Any]] = []
     for count in counts:
         with (
@@ -95,6 +100,7 @@ def bench(
                     meter=meter,
                     bandwidth=probe.measure if probe else None,
                     warm_up=not no_warmup,
+                    sampling=sampling,
                 )
                 results.append(result.to_json(bundle, cpu))
                 if output == "jsonl":

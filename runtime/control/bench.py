@@ -2,7 +2,7 @@
 
 What is timed: steps of the compiled forward pass driven from Python, prompt tokens in
 chunks of ``step_tokens``, generated tokens one a step; token ids are random, fixed by a
-seed. What is not: tokenization, sampling, loading, and the depth that is filled first.
+seed. What is not: tokenization, loading, the depth that is filled first, and sampling unless asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from runtime.bundle.format import Manifest
 from runtime.bundle.reader import Bundle
 from runtime.control.work import OpWork, Step, total, work_by_op
 from runtime.engine.executable import Executable
+from runtime.engine.types import Sampling
 from runtime.errors import EXIT_USAGE, EngineError
 from runtime.metrics.energy import EnergyMeter
 from runtime.metrics.reading import EnergyReading
@@ -147,9 +148,10 @@ def run_test(
     meter: EnergyMeter,
     bandwidth: Callable[[], float] | None = None,
     warm_up: bool = True,
+    sampling: Sampling | None = None,
 ) -> Result:
     """Runs a test: the depth, one untimed round, then the repetitions, with a look at the bandwidth
-    before, between and after them.
+    before, between and after them. ``sampling``: tokens are chosen within the time, as declared.
 
     Raises ``test_too_long`` if it does not fit the bundle's context.
     """
@@ -177,7 +179,7 @@ def run_test(
     for _ in range(repetitions):
         mark, before = meter.start(), executable.forward_ns
         begin = time.monotonic_ns()
-        run_steps(executable, ids, steps)
+        run_steps(executable, ids, steps, sampling)
         ns = time.monotonic_ns() - begin
         samples.append(Sample(ns, executable.forward_ns - before, meter.read(mark)))
         looks += [bandwidth()] if bandwidth else []
@@ -186,13 +188,24 @@ def run_test(
     return Result(test, executable.threads, tuple(samples), around, work, limits.step_tokens, started)
 
 
-def run_steps(executable: Executable, ids: np.ndarray[Any, Any], steps: Sequence[Step]) -> None:
-    """Slot 0 through ``steps``, token ``ids[p]`` at position p; logits of the last of each as wanted."""
+def run_steps(
+    executable: Executable,
+    ids: np.ndarray[Any, Any],
+    steps: Sequence[Step],
+    sampling: Sampling | None = None,
+) -> None:
+    """Slot 0 through ``steps``, token ``ids[p]`` at position p; logits of the last of each as wanted.
+
+    With ``sampling`` a token is chosen from them, and not used: the ids stay the same.
+    """
     for step in steps:
         want = np.zeros(step.tokens, np.uint8)
         want[-1] = step.wanted
         positions = np.arange(step.depth, step.depth + step.tokens, dtype=np.int32)
-        executable.forward(np.zeros(step.tokens, np.int32), positions, ids[positions], want)
+        logits = executable.forward(np.zeros(step.tokens, np.int32), positions, ids[positions], want)
+        if sampling is not None and step.wanted:
+            after = step.depth + step.tokens
+            executable.sample(logits[-1], sampling, after, ids[:after])
 
 
 def parse_values(text: str, option: str) -> list[int]:

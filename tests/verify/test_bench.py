@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,27 @@ def test_a_test_is_repeated_with_the_bandwidth_and_energy_of_each_round(tiny_pla
     assert body["read_bandwidth_gb_per_s"] == 6.0
     assert body["bandwidth_share"] is None  # the prompt's part is bound by arithmetic
     assert 0 <= body["overhead"] < 1
+
+
+def test_sampling_is_outside_the_compiled_forward_and_counts_as_overhead(
+    tiny_plan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    positions: list[int] = []
+
+    def sample(_: Executable, logits: object, sampling: object, position: int, history: object) -> None:
+        positions.append(position)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(Executable, "sample", sample)
+    arguments = (str(tiny_plan), "-p", "0", "-n", "3", "-d", "4", "-r", "2", "--no-bandwidth", "-o", "json")
+    assert command(*arguments) == 0
+    assert positions == []
+    capsys.readouterr()
+    assert command(*arguments, "--sample") == 0
+    captured = capsys.readouterr()
+    assert positions == [5, 6, 7] * 2
+    assert json.loads(captured.out)[0]["overhead"] > 0.1
+    assert "and sampling as the plan says" in captured.err
 
 
 def command(*arguments: str) -> int:
