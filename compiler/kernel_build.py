@@ -20,7 +20,9 @@ from compiler.kernels import FORMATS
 from runtime.errors import EXIT_BUILD, EngineError
 
 #: The driver's sources, under ``kernels_c/tools``.
-DRIVER = ("check.c", "check_inputs.c", "check_rows.c", "bench.c", "pack.c")
+DRIVER = ("check.c", "check_inputs.c", "check_rows.c", "bench.c", "pack.c", "read_loops.c")
+#: Those that are compiled for the machine at hand.
+DRIVER_FLAGS = {"read_loops.c": ("-march=native",)}
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels_c"
 
@@ -119,7 +121,8 @@ def build_program(
     registry.write_text(_registry(backends), encoding="utf-8")
     for source in (registry, *(KERNELS / "tools" / name for name in DRIVER)):
         target = folder / f"{source.stem}.o"
-        _run([cc, *COMMON_FLAGS, *warn, *extra, *include, "-c", str(source), "-o", str(target)])
+        flags = (*COMMON_FLAGS, *DRIVER_FLAGS.get(source.name, ()))
+        _run([cc, *flags, *warn, *extra, *include, "-c", str(source), "-o", str(target)])
         objects.append(str(target))
     result = folder / "check"
     _run([cc, *extra, *objects, "-o", str(result), "-lm", "-pthread"])

@@ -14,8 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from compiler import backends
+from compiler.cost import CODE_BITS
 from compiler.kernel_build import build_program
 from compiler.kernels import FORMATS, KV_TYPES
+from compiler.peak import PeakProbe
 from runtime.errors import EXIT_FAILURE, EXIT_MACHINE, EngineError
 
 #: What a check covers: a panel kernel a format, attention a KV type, the row kernels, the thread pool.
@@ -33,9 +35,29 @@ def check_kernels(backend: str, cases: int, seed: int, ops: Sequence[str] = ()) 
 
 
 def bench_kernels(backend: str, threads: int, rounds: int, dram_bytes: int) -> list[dict[str, Any]]:
-    """Times of each kernel and of the reference, warm and with weights from DRAM, as the program reports."""
+    """Speeds of each panel kernel, warm and with weights from DRAM.
+
+    The first entry, ``op`` ``read``, is the read bandwidth of the same rounds; the others have
+
+    ``format``, ``k``, ``tokens``, ``threads``; ``weights``: ``cache`` or ``dram``;
+    ``gb_per_s`` of packed weights, ``share_of_read`` (null for ``cache``);
+    ``gmac_per_s``, ``best_gmac_per_s`` (the median and the best round), ``share_of_peak``: of the
+    multiply-adds that the backend's instructions allow for such codes (``peak``, in words);
+    ``times_reference``: over the scalar reference on as many threads.
+
+    Raises as :func:`check_kernels` does.
+    """
     numbers = [str(threads), str(rounds), str(dram_bytes)]
-    return _run(backend, ["bench", "reference", backend, *numbers], failures=False)
+    with PeakProbe(backend, threads) as probe:
+        before = probe.measure()
+        results = _run(backend, ["bench", "reference", backend, *numbers], failures=False)
+        after = probe.measure()
+    for row in results:
+        if row["op"] == "panel":
+            bits = CODE_BITS.get(row["format"], 0)
+            peak = max(before[bits], after[bits], key=lambda p: p.rate)
+            row |= {"share_of_peak": row["gmac_per_s"] * 1e9 / peak.rate, "peak": peak.loop}
+    return results
 
 
 def _run(backend: str, arguments: list[str], *, failures: bool) -> list[dict[str, Any]]:

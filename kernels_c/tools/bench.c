@@ -1,13 +1,14 @@
 /* bench.c: panel kernels warm and from DRAM, beside the read bandwidth of the same round.
  *
- * Rows of BENCH_K elements. GEMM: BENCH_TOKENS tokens over panels that stay in the caches of the
- * weights' first reader. GEMV: 1, 4 and 8 tokens over a buffer far larger than any cache. Rounds
- * alternate; medians and the best are printed, a line of JSON a format. */
+ * Rows of BENCH_K elements. Warm: panels that stay in the caches. From DRAM: a buffer far larger
+ * than any cache. Rounds alternate; the read bandwidth of a round is that of the fastest of the
+ * loops in read_loops.c. A line of JSON a measure: the median of the rounds, and the best. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include "check.h"
+#include "read_loops.h"
 #include "engine_abi.h"
 #include "threadpool.h"
 #include "../threadpool.c"
@@ -16,15 +17,17 @@
 #define BENCH_TOKENS 256
 #define BENCH_PANELS 128
 #define BENCH_ROUNDS 64
-#define MEASURES 4
-static const int32_t measure_tokens[MEASURES] = {BENCH_TOKENS, 1, 4, 8};
+#define MEASURES 5
+static const struct {
+    int32_t tokens, warm;
+} measures[MEASURES] = {{BENCH_TOKENS, 1}, {1, 1}, {1, 0}, {4, 0}, {8, 0}};
 
 typedef struct {
     threadpool *pool;
     panel_kernel run;
     const uint8_t *panels;
     int64_t panel_bytes;
-    int32_t units, nt;
+    int32_t units, nt, loop;
     activations a;
     float *acc[64];
     uint8_t *scratch[64];
@@ -38,21 +41,12 @@ static void run_panels(void *arg, int32_t thread)
         job->run(job->panels + unit * job->panel_bytes, &job->a, 0, job->nt, job->acc[thread], job->scratch[thread]);
 }
 
-static void read_units(void *arg, int32_t thread)
+static void read_memory(void *arg, int32_t thread)
 {
     bench_job *job = arg;
     uint64_t sum = 0;
-    for (int32_t unit; (unit = threadpool_next(job->pool, thread, job->units)) >= 0;) {
-        const uint64_t *p = (const uint64_t *)(job->panels + unit * job->panel_bytes);
-        uint64_t s[8] = {0};
-        for (int64_t i = 0; i < job->panel_bytes / 8; i += 8) {
-            __builtin_prefetch(p + i + 512);
-            for (int32_t j = 0; j < 8; ++j)
-                s[j] += p[i + j];
-        }
-        for (int32_t j = 0; j < 8; ++j)
-            sum += s[j];
-    }
+    for (int32_t unit; (unit = threadpool_next(job->pool, thread, job->units)) >= 0;)
+        sum += read_loops[job->loop].read(job->panels + (int64_t)unit * READ_UNIT_BYTES);
     job->sum += sum;
 }
 
@@ -90,7 +84,9 @@ int bench(const check_backend *reference, const check_backend *tested, int32_t t
         return 2;
     }
     random_stream r = {1};
-    uint8_t *memory = huge(dram_bytes);
+    if (dram_bytes < READ_UNIT_BYTES)
+        dram_bytes = READ_UNIT_BYTES;
+    uint8_t *memory = huge(dram_bytes + 4096); /* prefetches run past the end */
     memset(memory, 0x11, (size_t)dram_bytes);
     float *x = malloc(sizeof(float) * BENCH_TOKENS * BENCH_K);
     for (int32_t i = 0; i < BENCH_TOKENS * BENCH_K; ++i)
@@ -100,7 +96,7 @@ int bench(const check_backend *reference, const check_backend *tested, int32_t t
     uint8_t *panels[TABLE_FORMATS];
     for (int32_t m = 0; m < MEASURES; ++m)
         for (int32_t g = 0; g < 2; ++g) {
-            int32_t n = measure_tokens[m];
+            const int32_t n = measures[m].tokens;
             int8_t *codes = aligned_alloc(64, (size_t)n * BENCH_K);
             float *scales = malloc(sizeof(float) * (size_t)n * BENCH_K / 32);
             int16_t *sums = malloc(sizeof(int16_t) * (size_t)n * BENCH_K / 2);
@@ -126,9 +122,12 @@ int bench(const check_backend *reference, const check_backend *tested, int32_t t
     double reference_seconds[TABLE_FORMATS];
     for (int32_t round = 0; round < rounds; ++round) {
         job.panels = memory;
-        job.panel_bytes = 1 << 20;
-        job.units = (int32_t)(dram_bytes / job.panel_bytes);
-        reading[round] = seconds_of(&job, read_units) / (double)(job.units * job.panel_bytes);
+        job.units = (int32_t)(dram_bytes / READ_UNIT_BYTES);
+        for (job.loop = 0; job.loop < n_read_loops; ++job.loop) {
+            const double spent = seconds_of(&job, read_memory) / ((double)job.units * READ_UNIT_BYTES);
+            if (job.loop == 0 || spent < reading[round])
+                reading[round] = spent;
+        }
         for (int32_t format = 0; format < TABLE_FORMATS; ++format) {
             int32_t g = format == TABLE_Q6_K || format == TABLE_Q4_K;
             int32_t choice = 0;
@@ -137,12 +136,10 @@ int bench(const check_backend *reference, const check_backend *tested, int32_t t
             job.run = tested->table->panel[format][choice].run;
             job.panel_bytes = panel_bytes_of(format, BENCH_K);
             for (int32_t m = 0; m < MEASURES; ++m) {
-                job.nt = measure_tokens[m];
+                job.nt = measures[m].tokens;
                 job.a = inputs[m][g];
-                job.panels = m == 0 ? panels[format] : memory;
-                job.units = m == 0 ? BENCH_PANELS : (int32_t)(dram_bytes / job.panel_bytes);
-                if (m > 0 && format <= TABLE_BF16 && m > 1)
-                    continue;
+                job.panels = measures[m].warm ? panels[format] : memory;
+                job.units = measures[m].warm ? BENCH_PANELS : (int32_t)(dram_bytes / job.panel_bytes);
                 seconds[format][m][round] = seconds_of(&job, run_panels);
             }
             if (round == 0) {
@@ -153,28 +150,26 @@ int bench(const check_backend *reference, const check_backend *tested, int32_t t
         }
     }
     qsort(reading, (size_t)rounds, sizeof(double), by_value);
-    double read_gbs = 1e-9 / reading[rounds / 2], read_best = 1e-9 / reading[0];
-    printf("{\"op\": \"read\", \"threads\": %d, \"gb_per_s\": %.2f, \"best_gb_per_s\": %.2f}\n", threads, read_gbs, read_best);
+    const double read_rate = 1 / reading[rounds / 2];
+    printf("{\"op\": \"read\", \"threads\": %d, \"gb_per_s\": %.2f, \"best_gb_per_s\": %.2f}\n", threads,
+           read_rate * 1e-9, 1e-9 / reading[0]);
     for (int32_t format = 0; format < TABLE_FORMATS; ++format) {
-        double bytes = (double)panel_bytes_of(format, BENCH_K), macs = 16.0 * BENCH_K;
-        printf("{\"op\": \"panel\", \"format\": \"%s\", \"k\": %d, \"threads\": %d", format_names[format], BENCH_K, threads);
+        const double bytes = (double)panel_bytes_of(format, BENCH_K), macs = 16.0 * BENCH_K;
         for (int32_t m = 0; m < MEASURES; ++m) {
-            if (format <= TABLE_BF16 && m > 1)
-                continue;
             double *s = seconds[format][m];
             qsort(s, (size_t)rounds, sizeof(double), by_value);
-            double units = m == 0 ? BENCH_PANELS : (double)(dram_bytes / panel_bytes_of(format, BENCH_K));
-            double median = s[rounds / 2];
-            if (m == 0)
-                printf(", \"gmac_per_s\": %.1f, \"best_gmac_per_s\": %.1f, \"times_reference\": %.1f",
-                       units * macs * BENCH_TOKENS * 1e-9 / median, units * macs * BENCH_TOKENS * 1e-9 / s[0],
-                       units * BENCH_TOKENS * reference_seconds[format] / (double)threads / median);
+            const double units = measures[m].warm ? BENCH_PANELS : (double)(dram_bytes / panel_bytes_of(format, BENCH_K));
+            const double median = s[rounds / 2], all = units * macs * measures[m].tokens;
+            printf("{\"op\": \"panel\", \"format\": \"%s\", \"k\": %d, \"tokens\": %d, \"weights\": \"%s\", \"threads\": %d",
+                   format_names[format], BENCH_K, measures[m].tokens, measures[m].warm ? "cache" : "dram", threads);
+            printf(", \"gb_per_s\": %.2f, \"share_of_read\": ", units * bytes * 1e-9 / median);
+            if (measures[m].warm)
+                printf("null");
             else
-                printf(", \"gemv%d_gb_per_s\": %.2f, \"gemv%d_best_gb_per_s\": %.2f, \"gemv%d_share_of_read\": %.3f",
-                       measure_tokens[m], units * bytes * 1e-9 / median, measure_tokens[m], units * bytes * 1e-9 / s[0],
-                       measure_tokens[m], units * bytes * 1e-9 / median / read_gbs);
+                printf("%.3f", units * bytes / median / read_rate);
+            printf(", \"gmac_per_s\": %.1f, \"best_gmac_per_s\": %.1f, \"times_reference\": %.1f}\n", all * 1e-9 / median,
+                   all * 1e-9 / s[0], units * measures[m].tokens * reference_seconds[format] / (double)threads / median);
         }
-        printf("}\n");
     }
     threadpool_destroy(job.pool);
     return 0;

@@ -90,10 +90,14 @@ def bench(
     backend: Backend = "cpu_avx2",
     threads: Annotated[int, typer.Option("-t", "--threads", min=1, max=1024)] = 1,
     rounds: Annotated[int, typer.Option("-r", "--rounds", min=1, max=1000)] = 5,
-    megabytes: Annotated[int, typer.Option(min=1, max=65536, help="Weights read from DRAM, MB.")] = 256,
+    megabytes: Annotated[int, typer.Option(min=1, max=65536, help="Weights read from DRAM, MB.")] = 512,
     as_json: Json = False,
 ) -> None:
-    """Time each kernel: GMAC/s and GB/s, warm and from DRAM, and times the reference."""
+    """Time each panel kernel, warm and from DRAM: GB/s, GMAC/s, shares of the limits, times the reference.
+
+    The limits are measured in the same run: the read bandwidth with the same threads, and the
+    multiply-adds of the backend's instructions for such weights.
+    """
     from compiler.kernel_check import bench_kernels
 
     note(f"building the benchmark of {backend}")
@@ -101,9 +105,23 @@ def bench(
     if as_json:
         print_json(results)
         return
-    keys: list[str] = list(dict.fromkeys(key for row in results for key in row))
-    print(table([tuple(_cell(row.get(key)) for key in keys) for row in results], tuple(keys)))
+    read = next(row for row in results if row["op"] == "read")
+    panels = [row for row in results if row["op"] == "panel"]
+    what = f"{backend}, {threads} thread{'s' if threads > 1 else ''}, rows of {panels[0]['k']}"
+    print(f"{what}, median of {rounds} rounds; read bandwidth {read['gb_per_s']:.1f} GB/s")
+    header = ("FORMAT", "TOKENS", "WEIGHTS", "GB/s", "OF READ", "GMAC/s", "OF PEAK", "x REFERENCE")
+    print(table([_bench_row(row) for row in panels], header))
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+def _bench_row(row: dict[str, Any]) -> tuple[str, ...]:
+    share = row["share_of_read"]
+    return (
+        row["format"],
+        str(row["tokens"]),
+        row["weights"],
+        f"{row['gb_per_s']:.1f}",
+        "" if share is None else f"{share:.0%}",
+        f"{row['gmac_per_s']:.1f}",
+        f"{row['share_of_peak']:.0%}",
+        f"{row['times_reference']:.1f}",
+    )
