@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compiler.lower import Lowered
+    from compiler.model.description import ModelDescription
     from compiler.plan import Plan
     from runtime.bundle.plan import ResolvedPlan
 
@@ -34,12 +35,11 @@ def compile_plan(
     """
     from compiler.bundling import ensure_bundle, write_sources
     from compiler.lower import lower
-    from compiler.model.reader import read_model
     from compiler.plan import locate_model, resolve
     from runtime.bundle.machine import Machine
 
     declared = declare(plan)
-    model = read_model(locate_model(declared))
+    model = _described(locate_model(declared))
     resolved = resolve(declared, model, Machine.probe())
     lowered = lower(resolved, model)
     if emit_only:
@@ -57,11 +57,19 @@ def declare(plan: str | Path | Mapping[str, Any]) -> Plan:
 def lower_plan(plan: str | Path | Mapping[str, Any]) -> tuple[ResolvedPlan, Lowered]:
     """A plan resolved and lowered, nothing written: for predictions and inspection."""
     from compiler.lower import lower
-    from compiler.model.reader import read_model
     from compiler.plan import locate_model, resolve
     from runtime.bundle.machine import Machine
 
     declared = declare(plan)
-    model = read_model(locate_model(declared))
+    model = _described(locate_model(declared))
     resolved = resolve(declared, model, Machine.probe())
     return resolved, lower(resolved, model)
+
+
+def _described(path: Path) -> ModelDescription:
+    """The model, if a family describes it: its content, whose digest takes a while, is read after that."""
+    from compiler.families import find_family
+    from compiler.model.reader import peek_model, read_model
+
+    find_family(peek_model(path)[0])
+    return read_model(path)

@@ -78,7 +78,7 @@ def find_family(architecture: str) -> Family:
             f"no model family describes the architecture {architecture[:64]!r}",
             path="general.architecture",
             allowed=", ".join(sorted(known)),
-            hint="a family is one YAML file: see 'Add a model family' in HACKING.md",
+            hint="a family is one YAML file: see 'How to … add a model family' in HACKING.md",
             exit_code=EXIT_MODEL,
         )
     return known[architecture]

@@ -50,12 +50,8 @@ def read_model(path: str | Path, progress: Progress | None = None) -> ModelDescr
             opened.append((part, descriptor, file_stamp(descriptor)))
         headers = [read_header(part, descriptor, stamp.size) for part, descriptor, stamp in opened]
         metadata, tensors = _joined(paths, headers)
+        architecture = _architecture(paths[0], metadata)
         digest = content_digest(opened, progress)
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or _ARCHITECTURE.fullmatch(architecture) is None:
-        raise metadata_error(
-            paths[0], "general.architecture", architecture, "a name of lower-case letters and digits"
-        )
     name = metadata.get("general.name")
     return ModelDescription(
         path=paths[0],
@@ -69,17 +65,30 @@ def read_model(path: str | Path, progress: Progress | None = None) -> ModelDescr
     )
 
 
-def read_tensors(path: Path) -> tuple[Tensor, ...]:
-    """The tensors of a model, from its headers alone: no digest. Raises as :func:`read_model`."""
-    tensors: list[Tensor] = []
+def peek_model(path: str | Path) -> tuple[str, tuple[Tensor, ...]]:
+    """A model's ``general.architecture`` and its tensors, from its headers alone.
+
+    No content is read and no digest computed, which of a large file takes minutes. Raises as
+    :func:`read_model`.
+    """
+    path = Path(path)
+    headers: list[Header] = []
     with _reading(path):
         for part in model_parts(path):
             descriptor = _open(part)
             try:
-                tensors += read_header(part, descriptor, os.fstat(descriptor).st_size).tensors.values()
+                headers.append(read_header(part, descriptor, os.fstat(descriptor).st_size))
             finally:
                 os.close(descriptor)
-    return tuple(tensors)
+    tensors = tuple(tensor for header in headers for tensor in header.tensors.values())
+    return _architecture(path, headers[0].metadata), tensors
+
+
+def _architecture(path: Path, metadata: Mapping[str, MetadataValue]) -> str:
+    value = metadata.get("general.architecture")
+    if not isinstance(value, str) or _ARCHITECTURE.fullmatch(value) is None:
+        raise metadata_error(path, "general.architecture", value, "a name of lower-case letters and digits")
+    return value
 
 
 def metadata_error(path: Path, key: str, value: object, allowed: str) -> EngineError:

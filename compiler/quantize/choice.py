@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.model.description import Tensor
-from compiler.model.reader import read_tensors
+from compiler.model.reader import peek_model
 from compiler.quantize.formats import FORMATS
 from compiler.quantize.recipes import EXACT, FLOAT_TYPES, kept_reason, stand_in
 
@@ -22,7 +22,7 @@ def suggested_quantization(path: Path) -> tuple[str | dict[str, Any], str | None
     what has no kernel is converted, which the second value says. Reads the header alone; raises
     ``model_unreadable``, ``model_part_missing``, ``bad_gguf``.
     """
-    return _suggested(read_tensors(path))
+    return _suggested(peek_model(path)[1])
 
 
 def _suggested(tensors: Iterable[Tensor]) -> tuple[str | dict[str, Any], str | None]:

@@ -17,7 +17,7 @@ from compiler.quantize.recipes import assign_types
 from runtime.bundle.plan import Quantization
 from runtime.cli import main
 from tests.quantize.quantize_models import describe, layers
-from tests.tiny_models import write_llama
+from tests.tiny_models import write_llama, write_model
 
 QUANTIZED = [
     kind.name.lower()
@@ -48,7 +48,8 @@ def test_every_quantized_type_has_a_suggestion_that_is_accepted(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = describe(layers(2, k=512, type=kind), block_count=2)
-    monkeypatch.setattr("compiler.quantize.choice.read_tensors", lambda path: tuple(model.tensors.values()))
+    tensors = tuple(model.tensors.values())
+    monkeypatch.setattr("compiler.quantize.choice.peek_model", lambda path: ("llama", tensors))
     suggested, said = suggested_quantization(Path("model.gguf"))
     quantization = Quantization(suggested) if isinstance(suggested, str) else Quantization(**suggested)
     types = assign_types(model, quantization)
@@ -104,6 +105,18 @@ def test_what_would_be_quantized_twice_names_the_words_that_make_it_run(
     code, _, said = call(capfd, "run", "--model", models["Q5_1"], "--requantize", "-p", "a")
     assert code == 2
     assert "--quant" in said
+
+
+def test_a_family_that_is_not_described_is_told_before_anything_is_read(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_model(tmp_path / "m.gguf", "mamba", {}, {"blk.0.ssm_in.weight": (64, 64)})
+    monkeypatch.setattr("compiler.model.reader.content_digest", lambda *_: pytest.fail("read for minutes"))
+    code, _, said = call(capfd, "run", "--model", path, "-p", "a")
+    assert code == 4
+    assert "no model family describes the architecture 'mamba'" in said
+    assert "qwen3moe" in said
+    assert "HACKING.md" in said
 
 
 def test_chat_takes_a_file_as_run_does(

@@ -10,6 +10,7 @@ import pytest
 from gguf import GGUFReader, quants
 from gguf_files import write_gguf
 
+from compiler import compile_plan
 from compiler.model.reader import open_rows, read_model
 from compiler.quantize import stream
 from compiler.quantize.error import tensor_errors
@@ -17,8 +18,11 @@ from compiler.quantize.export import export_gguf
 from compiler.quantize.formats import FORMATS
 from compiler.quantize.recipes import assign_types
 from runtime.bundle.plan import Quantization
+from runtime.bundle.reader import open_bundle
 from runtime.cli import main
+from runtime.engine.executable import Executable
 from runtime.errors import EXIT_MODEL, EngineError
+from tests.tiny_models import write_llama, write_moe
 
 RNG = np.random.default_rng(21)
 
@@ -76,6 +80,26 @@ def test_the_exported_file_is_a_model_again_with_nothing_left_to_quantize(tmp_pa
     assert all(t.type == t.source_type for t in types)
     export_gguf(again, types, "q4_k_m", tmp_path / "second.gguf")
     assert (tmp_path / "second.gguf").read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize("recipe", ["q8_0", "q6_k", "q4_k_m"])
+@pytest.mark.parametrize("write", [write_llama, write_moe])
+def test_the_exported_file_runs_with_the_plans_bits(tmp_path: Path, write, recipe):
+    """Plan and exported file lead to one logits digest, since they lead to the same packed weights."""
+    plan = write_plan(tmp_path, write(tmp_path / "m.gguf").name, recipe)
+    with pytest.raises(SystemExit) as ended:
+        main(["quantize", str(plan), "-o", str(tmp_path / "out.gguf")])
+    assert ended.value.code == 0
+    logits = []
+    for model in ("m.gguf", "out.gguf"):
+        document = {"name": "same", "model": str(tmp_path / model), "backend": "reference"}
+        settings = {"quantization": recipe, "execution": {"context": 64, "step_tokens": 16, "slots": 1}}
+        bundle = open_bundle(compile_plan({**document, **settings}, out=tmp_path / f"{model}-bundle"))
+        with Executable.open(bundle, threads=1) as executable:
+            ids = [7, 99, 200, 31]
+            logits.append(np.array(executable.forward([0] * 4, range(4), ids, [1] * 4)))
+    assert np.isfinite(logits[0]).all()
+    assert logits[0].tobytes() == logits[1].tobytes()
 
 
 @pytest.mark.parametrize("family", ["llama-dense", "qwen3moe-moe", "gemma2-dense"])
@@ -160,9 +184,9 @@ def test_a_folder_that_is_missing_is_a_typed_error(tmp_path: Path):
         export_gguf(model, assign_types(model, Quantization("q8_0")), "q8_0", tmp_path / "none" / "out.gguf")
 
 
-def write_plan(folder: Path, model: str) -> Path:
+def write_plan(folder: Path, model: str, recipe: str = "q4_k_m") -> Path:
     plan = folder / "plan.yaml"
-    plan.write_text(f"version: 1\nname: small\nmodel: {model}\nbackend: reference\nquantization: q4_k_m\n")
+    plan.write_text(f"version: 1\nname: small\nmodel: {model}\nbackend: reference\nquantization: {recipe}\n")
     return plan
 
 
