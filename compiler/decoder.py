@@ -53,7 +53,21 @@ def build_decoder(model: ModelDescription, load: TensorLoader, context: int) -> 
     """
     family = find_family(model.architecture)
     hyper = read_hyperparameters(model, family)
+    _refuse_temperature(model, hyper, context)
     return _Builder(model, family, hyper, load, context).build()
+
+
+def _refuse_temperature(model: ModelDescription, hyper: Hyperparameters, context: int) -> None:
+    """Queries past the original context are scaled by their position in some models, which no op does."""
+    within = hyper.rope_scaling.original_context
+    if model.get("attention.temperature_scale") and context > within:
+        raise EngineError(
+            "model_metadata",
+            f"the model scales queries by their position from {within} on, which is not described",
+            path=f"{model.architecture}.attention.temperature_scale",
+            allowed=f"execution.context of at most {within}",
+            exit_code=EXIT_MODEL,
+        )
 
 
 class _Builder:

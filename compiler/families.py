@@ -33,6 +33,7 @@ class Family:
     rope_pairing: str
     rope_skip_every: int
     rope_window_base: float | None
+    rope_window_unscaled: bool
     rope_switchable: bool
     window_period: int | None
     scale_from_key: bool
@@ -97,6 +98,7 @@ def _family(name: str, body: dict[str, Any]) -> Family:
         rope_pairing=rope["pairing"],
         rope_skip_every=rope.get("skip_every", 0),
         rope_window_base=float(base) if base is not None else None,
+        rope_window_unscaled=rope.get("window_unscaled", base is not None),
         rope_switchable=rope.get("switchable", False),
         window_period=window["period"] if window else None,
         scale_from_key=scale.get("from_key", False),

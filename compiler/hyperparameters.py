@@ -97,9 +97,8 @@ def read_hyperparameters(model: ModelDescription, family: Family) -> Hyperparame
         rope_base=base,
         rope_base_window=base_window,
         rope_scaling=scaling,
-        # Sliding layers never see far positions: their rotation is not stretched
-        # where the family gives them a base of their own.
-        rope_scaling_window=RopeScaling() if family.rope_window_base else scaling,
+        # Sliding layers never see far positions: in some families their rotation is not stretched.
+        rope_scaling_window=RopeScaling() if family.rope_window_unscaled else scaling,
         rotates=tuple(
             not switched_off and not (family.rope_skip_every and (i + 1) % family.rope_skip_every == 0)
             for i in range(layers)
@@ -188,6 +187,7 @@ def _scaling(m: _Metadata, context: int) -> RopeScaling:
         attention_factor=m.number("rope.scaling.attn_factor", 1e-3, 1e3, 1.0),
         beta_fast=m.number("rope.scaling.yarn_beta_fast", 0.0, 1e6, 32.0),
         beta_slow=m.number("rope.scaling.yarn_beta_slow", 0.0, 1e6, 1.0),
+        log_multiplier=m.number("rope.scaling.yarn_log_multiplier", 0.0, 1e3, 0.0),
     )
 
 

@@ -20,7 +20,8 @@ class RopeScaling:
     """How positions are stretched. ``kind``: none | linear | yarn.
 
     ``factor`` ≥ 1 stretches; ``original_context`` is the length trained on;
-    ``attention_factor`` multiplies cos and sin.
+    ``attention_factor`` multiplies cos and sin. ``log_multiplier``: what YaRN's own factor
+    on them is divided by grows with the stretch as that factor does, times this; 0: nothing.
     """
 
     kind: str = "none"
@@ -29,6 +30,7 @@ class RopeScaling:
     attention_factor: float = 1.0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    log_multiplier: float = 0.0
 
 
 def inverse_frequencies(
@@ -48,7 +50,8 @@ def inverse_frequencies(
         low, high = _correction_range(base, n_rot, scaling)
         # 1 where a channel turns fast enough to be kept, 0 where it is interpolated.
         keep = 1.0 - np.clip((pairs - low) / max(0.001, high - low), 0.0, 1.0)
-        mscale = scaling.attention_factor * (1.0 + 0.1 * math.log(scaling.factor))
+        stretch = 0.1 * math.log(max(1.0, scaling.factor))
+        mscale = scaling.attention_factor * (1.0 + stretch) / (1.0 + scaling.log_multiplier * stretch)
         return inverse / scaling.factor * (1.0 - keep) + inverse * keep, mscale
     return inverse, scaling.attention_factor
 

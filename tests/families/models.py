@@ -114,6 +114,35 @@ CASES: dict[str, Case] = {
         whole=OUTPUT,
         given=LONGROPE,
     ),
+    "mistral3-yarn": Case(
+        "mistral3",
+        {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 16.0,
+            "rope.scaling.original_context_length": 64,
+            "rope.scaling.yarn_log_multiplier": 1.0,
+            "rope.scaling.yarn_beta_fast": 8.0,
+            "attention.temperature_scale": 0.1,
+        },
+        PLAIN,
+    ),
+    "olmo3-yarn": Case(
+        "olmo2",
+        {
+            "attention.head_count_kv": HEADS,
+            "attention.sliding_window": 8,
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 8.0,
+            "rope.scaling.original_context_length": 32,
+        },
+        norm("post_attention_norm")
+        | norm("post_ffw_norm")
+        | attention(kv_heads=HEADS)
+        | {"attn_q_norm.weight": (WIDTH,), "attn_k_norm.weight": (WIDTH,)}
+        | ffn(),
+        whole=OUTPUT,
+        layers=4,
+    ),
     "smollm3-nope-layer": Case("smollm3", layer=PLAIN, layers=4),
     "gemma2-scale-by-layers": Case(
         "gemma2",

@@ -93,6 +93,9 @@ def test_every_case_is_recorded() -> None:
         ("gemma2-scale-by-layers", {"width_per_head_at_layers": ()}),
         ("gemma2-scale-by-layers", {"window_period": 3}),
         ("gemma3-window-base", {"rope_window_base": None}),
+        ("gemma3-window-base", {"rope_window_unscaled": False}),
+        ("olmo3-yarn", {"rope_window_unscaled": False}),
+        ("olmo3-yarn", {"window_period": 2}),
         ("granite-scales", {"scale_from_key": False}),
         ("granite-scales", {"embedding_scale": "none"}),
         ("granite-scales", {"logit_scale": "multiply"}),
@@ -115,6 +118,18 @@ def test_without_its_word_a_case_is_another_model(
     step = Step(ids, np.arange(len(ids)), np.zeros(len(ids), int), np.ones(len(ids), bool))
     found = Interpreter(decoder.graph, {**weights, **decoder.constants}).run(step)
     assert nmse(found[-KEPT:], STORED[name]) > 1e-4
+
+
+def test_keys_of_yarn_are_heard(tmp_path: Path) -> None:
+    """Without its multiplier the rotation is another; scaled queries are refused where they would begin."""
+    case = CASES["mistral3-yarn"]
+    plain = {k: v for k, v in case.metadata.items() if "multiplier" not in k}
+    path = write_case(tmp_path / "a.gguf", replace(case, metadata=plain))
+    found = interpreted(path, tokens(case), case.context)
+    assert nmse(found[-KEPT:], STORED["mistral3-yarn"]) > 1e-4
+    with pytest.raises(EngineError, match="scales queries by their position from 64 on") as caught:
+        interpreted(path, tokens(case), 65)
+    assert caught.value.path == "mistral3.attention.temperature_scale"
 
 
 def test_the_gating_of_the_file_wins_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
