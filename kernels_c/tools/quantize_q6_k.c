@@ -1,10 +1,10 @@
 /* quantize_q6_k.c: 256 weights as ql[128], qh[64], int8 scales[16], fp16 d; w = (d * s) * (q - 32).
  *
- * 1. For each sub-block of 16, the real scale that fits best, by least squares over codes
- *    rounded at TRIALS scales near peak / -32.
+ * 1. For each sub-block of 16, a real scale by least squares over codes rounded at peak / -32.
  * 2. d puts the largest of them at TOP, which leaves room above for step 3.
  * 3. For each sub-block, the integer scale that leaves the smallest error, of those from
- *    BELOW to ABOVE the one that step 1 asks for.
+ *    BELOW to ABOVE the one that step 1 asks for: the error is a jagged function of the scale,
+ *    and its least value more often lies above, where the peak's code is smaller than 32.
  * 4. d by least squares over all 256, with scales and codes kept; taken if the error, with
  *    codes rounded again, is smaller. */
 #include "quantize.h"
@@ -13,10 +13,9 @@
 #define BLOCK 256
 #define SUB 16
 #define BYTES 210
-#define TRIALS 7
 #define TOP (-108.0f)
-#define BELOW (-8)
-#define ABOVE 12
+#define BELOW (-3)
+#define ABOVE 24
 #define LIMIT (HALF_MAX * 108.0f * 31.0f)
 
 typedef struct {
@@ -28,18 +27,9 @@ typedef struct {
 /* Step 1. */
 static inline lanes real_scale(const lanes *x, const lanes *w)
 {
-    lanes inverse_peak = reciprocal(peak(x, SUB));
-    lanes best_gain = splat(0.0f), best = splat(0.0f);
-    for (int t = 0; t < TRIALS; t++) {
-        lanes inverse = inverse_peak * splat(-32.9f + 0.3f * (float)t);
-        symmetric_sums s = sum_symmetric(x, w, SUB, inverse, -32.0f, 31.0f);
-        lanes scale = s.xq * reciprocal(s.qq);
-        lanes gain = scale * s.xq;
-        mask better = gain > best_gain;
-        best_gain = pick(better, gain, best_gain);
-        best = pick(better, scale, best);
-    }
-    return best;
+    lanes inverse = reciprocal(peak(x, SUB)) * splat(-32.0f);
+    symmetric_sums s = sum_symmetric(x, w, SUB, inverse, -32.0f, 31.0f);
+    return s.xq * reciprocal(s.qq);
 }
 
 static inline void consider(const lanes *x, const lanes *w, lanes d, lanes scale, sub_fit *fit)

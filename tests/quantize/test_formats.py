@@ -158,7 +158,7 @@ def test_the_error_is_below_the_reference_encoders(name, seed):
 
 
 @pytest.mark.parametrize(
-    ("name", "bound"), [("q8_0", 0.0051), ("q6_k", 0.0168), ("q5_0", 0.041), ("q4_k", 0.0703)]
+    ("name", "bound"), [("q8_0", 0.0051), ("q6_k", 0.0166), ("q5_0", 0.041), ("q4_k", 0.0703)]
 )
 def test_the_error_on_gaussian_weights_stays_where_it_was_measured(name, bound):
     """Relative root mean square error. llama.cpp's encoders: 0.0054, 0.0178, 0.0428, 0.0713."""

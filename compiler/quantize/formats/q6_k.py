@@ -43,12 +43,12 @@ def decode(blocks: Bytes) -> Floats:
     return products.reshape(-1, 256)
 
 
-#: Scales are first tried with the peak at these (negative) codes.
-PEAK_CODES = tuple(np.float32(-32.9) + np.float32(0.3) * np.float32(t) for t in range(7))
+#: A scale is first asked for with the peak at this code.
+PEAK_CODE = np.float32(-32)
 #: The sub-block with the largest scale gets this one, which leaves room above.
 TOP = np.float32(-108)
 #: Integer scales that are tried, relative to the one asked for.
-WINDOW = range(-8, 13)
+WINDOW = range(-3, 25)
 
 
 def encode(x: Floats, importance: Floats | None) -> Bytes:
@@ -89,17 +89,9 @@ def pack_codes(codes: Bytes) -> tuple[Bytes, Bytes]:
 
 
 def _real_scales(xs: Floats, ws: Floats) -> Floats:
-    inverse_peak = reciprocal(peak(xs))
-    best_gain = np.zeros_like(inverse_peak)
-    best = np.zeros_like(inverse_peak)
-    for code in PEAK_CODES:
-        xq, qq = symmetric_sums(xs, ws, inverse_peak * code, -32, 31)
-        scale = xq * reciprocal(qq)
-        gain = scale * xq
-        better = gain > best_gain
-        best_gain = np.where(better, gain, best_gain)
-        best = np.where(better, scale, best)
-    return best
+    xq, qq = symmetric_sums(xs, ws, reciprocal(peak(xs)) * PEAK_CODE, -32, 31)
+    scale: Floats = xq * reciprocal(qq)
+    return scale
 
 
 def _integer_scales(
