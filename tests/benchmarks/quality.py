@@ -1,7 +1,7 @@
 """What each recipe costs in quality, and our quantizers beside llama-quantize's: one command.
 
     python tests/benchmarks/quality.py --peer /path/to/peer/bin/python --out build/quality \\
-        [--characters 150000] [--calibrate 400] [--speed larger-f16.gguf] [--docs docs/quality.md]
+        [--characters 300000] [--calibrate 400] [--speed larger-f16.gguf] [--docs docs/quality.md]
 
 The model (default: the project's own) is quantized to every recipe by ``engine quantize`` and by
 llama-quantize's own code, from the same F16 file. Both files of a recipe are then run by the same
@@ -208,10 +208,10 @@ def main() -> None:
     if a.only:
         result |= json.loads(path.read_text("utf-8"))
     if a.characters:
-        a.text = a.out / "heldout.txt"
+        a.text = a.out / f"heldout-{a.characters}.txt"
         a.text.write_text(heldout_text(a.characters), "utf-8")
     if a.only in (None, "quality"):
-        result |= comparison.quality()
+        result |= {"importance": None, **comparison.quality()}
     if a.calibrate and a.only in (None, "importance"):
         result["importance"] = comparison.importance()
     if a.speed and a.only in (None, "speed"):
