@@ -245,6 +245,15 @@ CASES: dict[str, Case] = {
         pair() | fused_attention(bias=True) | ffn(gate=False, fused=True),
         whole=OUTPUT,
     ),
+    "command-r-plus": Case(
+        "command-r",
+        {"logit_scale": 0.5},
+        norm("attn_norm")
+        | attention()
+        | {"attn_q_norm.weight": (HEADS, HEAD_DIM), "attn_k_norm.weight": (KV_HEADS, HEAD_DIM)}
+        | ffn(),
+        layers=64,
+    ),
     "ernie4_5": Case("ernie4_5", layer=PLAIN),
     "codeshell": Case(
         "codeshell",

@@ -120,6 +120,13 @@ def test_without_its_word_a_case_is_another_model(
     assert nmse(found[-KEPT:], STORED[name]) > 1e-4
 
 
+def test_the_walk_through_shows_the_whole_file() -> None:
+    root = Path(__file__).resolve().parents[2]
+    diff = (root / "HACKING.md").read_text().partition("```diff\n")[2].partition("```")[0].splitlines()
+    name, *lines = [line.removeprefix("+") for line in diff]
+    assert lines == (root / name.removeprefix("++ ")).read_text().splitlines()
+
+
 def test_keys_of_yarn_are_heard(tmp_path: Path) -> None:
     """Without its multiplier the rotation is another; scaled queries are refused where they would begin."""
     case = CASES["mistral3-yarn"]
