@@ -26,13 +26,15 @@ def suggested_quantization(path: Path) -> tuple[str | dict[str, Any], str | None
 
 
 def _suggested(tensors: Iterable[Tensor]) -> tuple[str | dict[str, Any], str | None]:
-    kinds = {tensor.type for tensor in tensors if kept_reason(tensor) is None}
+    matrices = [tensor for tensor in tensors if kept_reason(tensor) is None]
+    kinds = {tensor.type for tensor in matrices}
     if kinds <= FLOAT_TYPES:
         return DEFAULT_RECIPE, None
-    converted = sorted(kind for kind in kinds if kind not in FORMATS and kind not in EXACT)
-    if not converted:
+    lacking = {kind for kind in kinds if kind not in FORMATS and kind not in EXACT}
+    if not lacking:
         return "source", None
-    said = ", ".join(f"{kind} as {stand_in(kind)}" for kind in converted)
+    pairs = {(t.type, stand_in(t.type, t.shape[-1])) for t in matrices if t.type in lacking}
+    said = ", ".join(f"{kind} as {other}" for kind, other in sorted(pairs))
     return (
         {"recipe": "source", "requantize": True},
         f"the file's types are kept, except those without a kernel, at some loss: {said}; --quant chooses",

@@ -183,7 +183,7 @@ def _decide(
         else:
             wanted, reason = mix.choose(tensor)
             if quantization.recipe == "source" and wanted not in FORMATS:
-                wanted = stand_in(wanted)
+                wanted = _substitute(wanted)
                 reason = f"no kernel for {tensor.type}: {wanted} in its place"
             wanted, reason = _fall_back(wanted, k, reason)
     exact = tensor.type in FLOAT_TYPES or wanted in (tensor.type, EXACT.get(tensor.type))
@@ -198,8 +198,12 @@ def _decide(
     return TensorType(tensor.name, tensor.type, wanted, reason)
 
 
-def stand_in(kind: str) -> str:
-    """What recipe ``source`` takes for a type without a kernel, before any fallback."""
+def stand_in(kind: str, k: int) -> str:
+    """What recipe ``source`` takes for a type without a kernel, in a tensor with rows of ``k``."""
+    return _fall_back(_substitute(kind), k, "")[0]
+
+
+def _substitute(kind: str) -> str:
     return EXACT.get(kind) or SOURCE_SUBSTITUTES.get(kind, "q4_k")
 
 

@@ -68,6 +68,12 @@ def test_a_file_of_floats_is_quantized_and_a_quantized_one_kept(models: dict[str
     assert "q5_1 as q6_k" in (said or "")
 
 
+def test_what_is_said_knows_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = tuple(describe(layers(1, k=320, type="q5_k"), block_count=1).tensors.values())
+    monkeypatch.setattr("compiler.quantize.choice.peek_model", lambda path: ("llama", tensors))
+    assert "q5_k as q8_0" in (suggested_quantization(Path("model.gguf"))[1] or "")
+
+
 def test_a_quantized_file_runs_by_its_name_alone(
     models: dict[str, Path], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
