@@ -10,20 +10,23 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
 
 @dataclass
 class Tally:
-    """What the clients saw. ``texts``: complete texts by (prompt, tokens)."""
+    """What the clients saw. ``texts``: complete texts by (prompt, tokens); ``finished`` and ``left``:
+    the tokens received of executions that ended, and of those whose client went away."""
 
     ends: Counter[str] = field(default_factory=Counter)
     texts: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     execution_ids: set[str] = field(default_factory=set)
-    finished_ids: set[str] = field(default_factory=set)
+    finished: dict[str, int] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     tokens: int = 0
 
@@ -34,7 +37,8 @@ async def _client(
     while time.monotonic() < until:
         prompt = f"Once upon a time {rng.randrange(12)}"
         count = rng.randint(4, 48)
-        leaves_after = rng.randint(0, count) if rng.random() < leave else None
+        # At -1 the client is gone before the first token: queued, or in its prefill.
+        leaves_after = rng.randint(-1, count - 2) if rng.random() < leave else None
         body = {
             "model": model,
             "prompt": prompt,
@@ -66,8 +70,13 @@ async def _one(
         if reply.status_code != 200:
             tally.faults.append(f"status {reply.status_code}: {(await reply.aread())[:200]!r}")
             return
-        tally.execution_ids.add(reply.headers["x-execution-id"])
+        execution_id = reply.headers["x-execution-id"]
+        tally.execution_ids.add(execution_id)
         event, indexes, text = "", [], ""
+        if leaves_after == -1:
+            tally.ends["left"] += 1
+            tally.left[execution_id] = 0
+            return
         async for line in reply.aiter_lines():
             if line.startswith("event: "):
                 event = line[7:]
@@ -80,6 +89,7 @@ async def _one(
                 tally.tokens += 1
                 if leaves_after is not None and len(indexes) > leaves_after:
                     tally.ends["left"] += 1
+                    tally.left[execution_id] = len(indexes)
                     return
             elif event == "result":
                 _check(data, indexes, text, prompt, count, tally)
@@ -98,7 +108,24 @@ def _check(
         tally.faults.append(f"streamed {text!r}, result {data['result']!r}")
     tally.texts.setdefault((prompt, count), set()).add(text)
     tally.ends[str(data["stop_reason"])] += 1
-    tally.finished_ids.add(str(data["execution_id"]))
+    tally.finished[str(data["execution_id"])] = len(indexes)
+
+
+def unexplained(tally: Tally, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the records say otherwise than the clients: executions that are missing, ended for
+    another reason, or hold other numbers of tokens."""
+    found = [f"{id} is not recorded" for id in sorted(tally.execution_ids - records.keys())]
+    found += [f"{id} is recorded, and no client knows it" for id in sorted(records.keys() - tally.execution_ids)]
+    for id, received in (tally.finished | tally.left).items():
+        if (record := records.get(id)) is None:
+            continue
+        reason, tokens = record["stop_reason"], record["metrics"]["tokens_total"]
+        if id in tally.finished and (reason != "max_tokens" or tokens != received):
+            found.append(f"{id} ended with {reason} at {tokens} tokens, its client has {received}")
+        # Who leaves may be overtaken by the end of the execution, but not by far.
+        if id in tally.left and (reason not in ("cancelled", "max_tokens") or tokens < received):
+            found.append(f"{id} was left at {received} tokens and ended with {reason} at {tokens}")
+    return found
 
 
 async def soak(

@@ -8,7 +8,7 @@ import time
 
 from runtime.api.service import Settings
 from tests.fake_service import FakeEngine, expected_text
-from tests.soak import soak
+from tests.soak import soak, unexplained
 
 
 def open_files() -> int:
@@ -19,7 +19,8 @@ def test_nothing_is_lost_doubled_or_leaked(build, serve, records):
     engine = FakeEngine(slots=8, step_tokens=32, step_seconds=0.0005)
     service = build(engine, queue_limit=32, settings=Settings(max_in_flight=512))
     live = serve(service)
-    asyncio.run(soak(live.url, "story", clients=4, seconds=0.3))  # descriptors that stay open by design
+    # Descriptors that stay open by design are open after this.
+    warmed = asyncio.run(soak(live.url, "story", clients=4, seconds=0.3)).execution_ids
     before = open_files()
     tally = asyncio.run(soak(live.url, "story", clients=64, seconds=5))
     deadline = time.monotonic() + 10
@@ -35,9 +36,7 @@ def test_nothing_is_lost_doubled_or_leaked(build, serve, records):
     for lane in service.plane.executor.lanes():
         lane.check()
     recorded = {record["execution_id"]: record for record in records.list(limit=100_000)}
-    assert tally.execution_ids <= recorded.keys()
-    assert all(recorded[id]["stop_reason"] == "max_tokens" for id in tally.finished_ids)
-    assert all(record["stop_reason"] in ("max_tokens", "cancelled") for record in recorded.values())
+    assert unexplained(tally, {id: recorded[id] for id in recorded.keys() - warmed}) == []
     _, faults = records.verify()
     assert not faults
     while open_files() > before + 2:

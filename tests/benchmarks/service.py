@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from runtime.control.records import RecordStore  # noqa: E402
-from tests.soak import soak  # noqa: E402
+from tests.soak import soak, unexplained  # noqa: E402
 
 ENGINE = [sys.executable, "-m", "runtime.cli"]
 PROMPT = "Once upon a time there was"
@@ -160,7 +161,7 @@ def soaked(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[s
     memory: list[float] = []
     records = folder / "records.sqlite"
     with server(plan, records) as at:
-        asyncio.run(soak(at.url, at.model, clients=8, seconds=3))
+        warmed = asyncio.run(soak(at.url, at.model, clients=8, seconds=3)).execution_ids
         before = at.descriptors()
         tally = asyncio.run(
             soak(
@@ -179,22 +180,30 @@ def soaked(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[s
             time.sleep(0.1)
         time.sleep(1)
         after = at.descriptors()
+        alone = {prompt: run(at, prompt, 48) for prompt in {prompt for prompt, _ in tally.texts}}
+        warmed |= {reply["execution_id"] for reply in alone.values()}
         at.process.send_signal(signal.SIGTERM)
         exit_code = at.process.wait(60)
     with RecordStore(records) as store:
-        recorded = {row.execution_id for row in store.rows()}
+        recorded = {row.execution_id: json.loads(row.body) for row in store.rows()}
         _, faults = store.verify()
-    different = [key for key, texts in tally.texts.items() if len(texts) != 1]
+    wrong = unexplained(tally, {id: recorded[id] for id in recorded.keys() - warmed})
+    different = [
+        (prompt, count)
+        for (prompt, count), texts in tally.texts.items()
+        if len(texts) != 1 or not alone[prompt]["result"].startswith(*texts)
+    ]
     half = memory[len(memory) // 2 :]
     flat = not half or median(half[-len(half) // 4 :]) <= 1.05 * median(half[: max(1, len(half) // 4)]) + 2
     result = {
         "ends": dict(tally.ends), "tokens": tally.tokens, "faults": tally.faults[:20],
-        "texts_that_differ": different[:20], "unrecorded": len(tally.execution_ids - recorded),
+        "texts_that_differ": different[:20], "executions": len(tally.execution_ids), "records_that_differ": wrong[:20],
+        "recorded_reasons": dict(Counter(recorded[id]["stop_reason"] for id in tally.execution_ids)),
         "chain_faults": [str(fault) for fault in faults], "descriptors": [before, after],
         "rss_mb": [round(memory[i * (len(memory) - 1) // 9], 1) for i in range(10)] if memory else [],
         "exit_code": exit_code,
     }  # fmt: skip
-    good = not (tally.faults or different or faults or tally.execution_ids - recorded or exit_code)
+    good = not (tally.faults or different or faults or wrong or exit_code)
     return result, good and flat and after <= before + 2
 
 
