@@ -115,7 +115,8 @@ def unexplained(tally: Tally, records: Mapping[str, Mapping[str, Any]]) -> list[
     """What the records say otherwise than the clients: executions that are missing, ended for
     another reason, or hold other numbers of tokens."""
     found = [f"{id} is not recorded" for id in sorted(tally.execution_ids - records.keys())]
-    found += [f"{id} is recorded, and no client knows it" for id in sorted(records.keys() - tally.execution_ids)]
+    strangers = sorted(records.keys() - tally.execution_ids)
+    found += [f"{id} is recorded, and no client knows it" for id in strangers]
     for id, received in (tally.finished | tally.left).items():
         if (record := records.get(id)) is None:
             continue

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,38 +17,73 @@ from runtime.errors import EngineError
 
 
 class Follower:
-    """A listener for the control plane's threads, a queue for the event loop."""
+    """A listener for the control plane's threads, read on the event loop.
 
-    def __init__(self) -> None:
+    Tokens that come while the loop is busy gather, and are taken together. Only an ``eager``
+    follower wakes the loop for tokens; for a reply that is given whole, the end is enough.
+    """
+
+    def __init__(self, *, eager: bool) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Sequence[TokenOut] | Outcome] = asyncio.Queue()
+        self._eager = eager
+        self._tokens: deque[TokenOut] = deque()
+        self._outcome: Outcome | None = None
+        self._woken = asyncio.Event()
+        self._called = False  # a wake-up is on its way to the loop
 
-    def tokens(self, tokens: Sequence[TokenOut]) -> None:
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, tokens)
+    def token(self, token: TokenOut) -> None:
+        self._tokens.append(token)
+        if self._eager and not self._called:
+            self._called = True
+            self._loop.call_soon_threadsafe(self._wake)
 
     def done(self, outcome: Outcome) -> None:
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, outcome)
+        self._outcome = outcome
+        self._loop.call_soon_threadsafe(self._wake)
 
-    async def next(self, seconds: float | None = None) -> Sequence[TokenOut] | Outcome | None:
-        """The next tokens, the outcome once, or None if nothing came within ``seconds``."""
-        if seconds is None:
-            return await self._queue.get()
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._queue.get()
-        except TimeoutError:
-            return None
+    def _wake(self) -> None:
+        self._called = False
+        self._woken.set()
 
-    async def outcome(self) -> Outcome:
-        """Waits for the end, passing over tokens."""
-        while not isinstance(found := await self.next(), Outcome):
-            pass
+    def taken(self) -> list[TokenOut]:
+        """The tokens that have come and were not taken yet."""
+        found = []
+        while self._tokens:
+            found.append(self._tokens.popleft())
         return found
 
+    async def next(self, seconds: float) -> list[TokenOut] | Outcome | None:
+        """The next tokens, at the end the outcome, or None if nothing came within ``seconds``."""
+        while True:
+            if not self._woken.is_set():
+                try:
+                    async with asyncio.timeout(seconds):
+                        await self._woken.wait()
+                except TimeoutError:
+                    return None
+            self._woken.clear()
+            # In this order: whatever came before the outcome is among the tokens.
+            outcome = self._outcome
+            if tokens := self.taken():
+                if outcome is not None:
+                    self._woken.set()
+                return tokens
+            if outcome is not None:
+                return outcome
 
-async def submit(service: Service, make: Callable[[], RunSpec]) -> tuple[Execution, Follower]:
+    async def outcome(self) -> Outcome:
+        """Waits for the end; the tokens stay."""
+        while self._outcome is None:
+            await self._woken.wait()
+            self._woken.clear()
+        return self._outcome
+
+
+async def submit(
+    service: Service, make: Callable[[], RunSpec], *, stream: bool
+) -> tuple[Execution, Follower]:
     """Builds the spec and submits it, off the event loop: tokenizing may take a while."""
-    follower = Follower()
+    follower = Follower(eager=stream)
     execution = await asyncio.to_thread(lambda: service.plane.submit(make(), follower))
     return execution, follower
 

@@ -47,11 +47,12 @@ async def _complete(request: Request, schema: str, form: type[Form]) -> Response
     service = service_of(request)
     body = await read_json(request, schema, max_bytes=service.settings.max_body_bytes)
     try:
-        execution, follower = await submit(service, lambda: form.spec(service, body))
+        stream = bool(body.get("stream"))
+        execution, follower = await submit(service, lambda: form.spec(service, body), stream=stream)
     except EngineError as fault:
         raise relocated(fault) from None
     reply = form(execution, service.plane.bundle(execution.spec.bundle))
-    if body.get("stream"):
+    if stream:
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return EventStream(
             _chunks(service, follower, reply, usage),
@@ -59,27 +60,11 @@ async def _complete(request: Request, schema: str, form: type[Form]) -> Response
             execution=execution,
             send_seconds=service.settings.send_seconds,
         )
-    tokens: list[TokenOut] = []
-    if execution.spec.logprobs is not None:
-        follower = _Keeping(follower, tokens)
     outcome = await outcome_or_gone(request, service, execution, follower)
     headers = {"X-Execution-Id": execution.id}
     if (error := failure(outcome)) is not None:
         return error_response(error, headers=headers)
-    return JSONResponse(reply.whole(outcome, tokens), headers=headers)
-
-
-class _Keeping(Follower):
-    """A follower whose tokens are kept too, for the log-probabilities of a whole reply."""
-
-    def __init__(self, inner: Follower, kept: list[TokenOut]) -> None:
-        self._queue = inner._queue
-        self._kept = kept
-
-    async def outcome(self) -> Outcome:
-        while not isinstance(found := await self.next(), Outcome):
-            self._kept += found or ()
-        return found
+    return JSONResponse(reply.whole(outcome, follower.taken()), headers=headers)
 
 
 async def _chunks(service: Service, follower: Follower, reply: Form, usage: bool) -> AsyncIterator[bytes]:

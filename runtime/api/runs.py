@@ -30,7 +30,9 @@ async def create(request: Request) -> Response:
     service = service_of(request)
     body = await read_json(request, "run_request", max_bytes=service.settings.max_body_bytes)
     try:
-        execution, follower = await submit(service, lambda: spec_of(service, body))
+        execution, follower = await submit(
+            service, lambda: spec_of(service, body), stream=bool(body.get("stream"))
+        )
     except EngineError as fault:
         raise relocated(fault) from None
     if body.get("stream"):
@@ -103,10 +105,14 @@ def _identity(info: BundleInfo) -> dict[str, Any]:
     }
 
 
+#: Made once: ``json.dumps`` with options makes an encoder a call, and there is a call a token.
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def sse(data: object, event: str | None = None) -> bytes:
     """One server-sent event with JSON data."""
     head = f"event: {event}\n" if event else ""
-    return f"{head}data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    return f"{head}data: {_compact(data)}\n\n".encode()
 
 
 async def _events(service: Service, execution: Execution, follower: Follower) -> AsyncIterator[bytes]:

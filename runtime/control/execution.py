@@ -42,7 +42,6 @@ class Execution:
     shared_steps: int = 0
     paced_ns: int = 0
     unholdable: bool = False  # its power cap is below what mere waiting draws
-    delivered: int = 0
     error: EngineError | None = None
     stop_reason: StopReason | None = None
     admitted_ns: int | None = None
@@ -51,12 +50,11 @@ class Execution:
     energy: EnergyReading | None = None
     op_times_ns: dict[str, int] | None = None
 
-    def deliver(self, tokens: list[TokenOut]) -> None:
-        """Hands new tokens to whoever follows; a listener that fails loses itself, not the execution."""
-        self.delivered += len(tokens)
-        if self.listener is not None and tokens:
+    def deliver(self, token: TokenOut) -> None:
+        """Hands a new token to whoever follows; a listener that fails loses itself, not the execution."""
+        if self.listener is not None:
             try:
-                self.listener.tokens(tokens)
+                self.listener.token(token)
             except Exception:
                 self.listener = None
 

@@ -12,8 +12,12 @@ from runtime.scheduler import Phase, Scheduler, Step, Ticket
 
 
 class Lane:
-    """Executions of one bundle. All methods run on the executor's thread, under its lock
-    where they touch the scheduler (submission comes from other threads)."""
+    """Executions of one bundle.
+
+    ``executions`` and the scheduler are shared with the threads that submit: they change, and are
+    iterated over, under the executor's lock only. ``active`` are those that hold a sequence, by the
+    identity of that sequence; it belongs to the executor's thread, which needs no lock for it.
+    """
 
     def __init__(self, bundle: ServedBundle, queue_limit: int) -> None:
         limits = bundle.engine.limits
@@ -27,6 +31,7 @@ class Lane:
             cost=bundle.info.cost,
         )
         self.executions: dict[str, Execution] = {}
+        self.active: dict[int, Execution] = {}
         self.retiring = False
 
     def submit(self, execution: Execution, now_ns: int) -> None:
@@ -53,6 +58,7 @@ class Lane:
             ignore_eos=spec.ignore_eos,
         )
         execution.sequence = self.bundle.engine.admit(request)
+        self.active[id(execution.sequence)] = execution
         execution.op_times_ns = self._op_times(execution)
         execution.admitted_ns = now_ns
         execution.phase = Phase.PREFILL
@@ -82,29 +88,19 @@ class Lane:
 
     def deliver(self, report: StepReport) -> None:
         """Passes the step's tokens on to whoever follows each execution."""
-        for execution_id, tokens in self.tokens(report).items():
-            self.executions[execution_id].deliver(tokens)
-
-    def tokens(self, report: StepReport) -> dict[str, list[TokenOut]]:
-        """A step's tokens by execution."""
-        by_sequence = {id(e.sequence): e for e in self.executions.values() if e.sequence is not None}
-        found: dict[str, list[TokenOut]] = {}
         for event in report.events:
-            execution = by_sequence.get(id(event.sequence))
-            if execution is not None:
-                found.setdefault(execution.id, []).append(
-                    TokenOut(
-                        event.index, event.token, event.text, event.time_ns, event.logprob, event.top_logprobs
-                    )
+            self.active[id(event.sequence)].deliver(
+                TokenOut(
+                    event.index, event.token, event.text, event.time_ns, event.logprob, event.top_logprobs
                 )
-        return found
+            )
 
     def ended(self) -> list[Execution]:
         """Executions whose sequence has stopped."""
         return [
-            e
-            for e in self.executions.values()
-            if e.sequence is not None and e.sequence.stop_reason is not None
+            execution
+            for execution in self.active.values()
+            if execution.sequence is not None and execution.sequence.stop_reason is not None
         ]
 
     def _op_times(self, execution: Execution) -> dict[str, int] | None:
@@ -119,6 +115,7 @@ class Lane:
         """Takes an ended execution out and frees its slot; its state is complete afterwards."""
         sequence = execution.sequence
         if sequence is not None:
+            self.active.pop(id(sequence), None)
             execution.stop_reason = sequence.stop_reason or execution.stop_reason or StopReason.CANCELLED
             execution.error = execution.error or sequence.error
             execution.finished_ns = sequence.finished_ns or clock()
@@ -136,10 +133,10 @@ class Lane:
         """Integrity while idle: no slot of the scheduler or the engine is held by anybody."""
         self.scheduler.check()
         free, slots = self.bundle.engine.free_slots, self.bundle.engine.limits.slots
-        if free != slots or self.executions:
+        if free != slots or self.executions or self.active:
             raise EngineError(
                 "slot_leak",
                 f"{self.name} is idle, yet {slots - free} of {slots} slots are held "
-                f"and {len(self.executions)} executions are open",
+                f"and {len(self.executions | self.active)} executions are open",
                 exit_code=EXIT_RUN,
             )

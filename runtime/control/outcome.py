@@ -109,7 +109,7 @@ def record_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
         logit_bias=spec.logit_bias,
         ignore_eos=spec.ignore_eos,
         error=outcome.error,
-        decisions=[decision.to_json() for decision in outcome.decisions],
+        decisions=[decision.to_json(execution.created_ns) for decision in outcome.decisions],
         kind=spec.kind,
     )
 

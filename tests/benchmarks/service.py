@@ -197,7 +197,8 @@ def soaked(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[s
     flat = not half or median(half[-len(half) // 4 :]) <= 1.05 * median(half[: max(1, len(half) // 4)]) + 2
     result = {
         "ends": dict(tally.ends), "tokens": tally.tokens, "faults": tally.faults[:20],
-        "texts_that_differ": different[:20], "executions": len(tally.execution_ids), "records_that_differ": wrong[:20],
+        "texts_that_differ": different[:20], "records_that_differ": wrong[:20],
+        "executions": len(tally.execution_ids),
         "recorded_reasons": dict(Counter(recorded[id]["stop_reason"] for id in tally.execution_ids)),
         "chain_faults": [str(fault) for fault in faults], "descriptors": [before, after],
         "rss_mb": [round(memory[i * (len(memory) - 1) // 9], 1) for i in range(10)] if memory else [],

@@ -5,18 +5,26 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from runtime.control.plane import ControlPlane
 from runtime.control.records import RecordStore
 from runtime.control.types import Outcome, RunSpec, TokenOut
-from runtime.engine.types import StopReason
+from runtime.engine.types import Request, StopReason
 from runtime.errors import EngineError
 from runtime.metrics.energy import EnergyMeter
 from runtime.scheduler import SHIPPED_POLICIES
-from tests.fake_service import POISON, FakeEngine, FakeTokenizer, expected_text, resolved_plan, served_bundle
+from tests.fake_service import (
+    POISON,
+    FakeEngine,
+    FakeSequence,
+    FakeTokenizer,
+    expected_text,
+    resolved_plan,
+    served_bundle,
+)
 
 
 class Follower:
@@ -27,8 +35,8 @@ class Follower:
         self.outcomes: list[Outcome] = []
         self.first = threading.Event()
 
-    def tokens(self, tokens: Sequence[TokenOut]) -> None:
-        self.events += tokens
+    def token(self, token: TokenOut) -> None:
+        self.events.append(token)
         self.first.set()
 
     def done(self, outcome: Outcome) -> None:
@@ -201,7 +209,7 @@ def test_a_step_that_raises_ends_its_executions_only(make):
 
 def test_a_listener_that_raises_hurts_nobody(make):
     class Broken:
-        def tokens(self, tokens: Sequence[TokenOut]) -> None:
+        def token(self, token: TokenOut) -> None:
             raise RuntimeError("gone")
 
         def done(self, outcome: Outcome) -> None:
@@ -293,6 +301,37 @@ def test_random_cancellations_lose_and_leak_nothing(make, records):
         assert records.get(run.id)["stop_reason"] == str(run.outcome.stop_reason)
     assert engine.free_slots == 3
     assert records.head()["count"] == 60
+
+
+def test_a_submission_in_the_middle_of_a_step_does_not_disturb_it(make):
+    """What a step iterates over without the lock must be the executor's own."""
+    looks = []
+
+    class Watched(FakeSequence):
+        def __getattribute__(self, name: str) -> object:
+            if name == "stop_reason" and len(looks) < 20:  # read of every active sequence, after a step
+                looks.append(threading.Thread(target=lambda: runs.append(plane.submit(spec("other")))))
+                looks[-1].start()
+                looks[-1].join(0.05)
+            return super().__getattribute__(name)
+
+    class Engine(FakeEngine):
+        def admit(self, request: Request) -> FakeSequence:
+            sequence = super().admit(request)
+            sequence.__class__ = Watched
+            return sequence
+
+    plane = make(Engine(slots=2))
+    runs = [plane.submit(spec("first")), plane.submit(spec("second"))]
+    for run in runs[:2]:
+        assert run.settled.wait(20)
+        assert run.outcome.error is None
+    for look in looks:
+        look.join()
+    assert len(runs) == 22
+    for run in runs:
+        assert run.settled.wait(20)
+        assert run.outcome.text == expected_text(run.spec.prompt, 24)
 
 
 class MadeCounter:
