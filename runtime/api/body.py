@@ -48,7 +48,11 @@ async def read_json(request: Request, schema_name: str, *, max_bytes: int) -> di
     if kind != "application/json":
         # Also keeps a page in a browser from posting a form without asking first.
         raise EngineError(
-            "not_json", f"the body is {kind[:100]!r}", path="Content-Type", allowed="application/json"
+            "not_json",
+            f"the body is {kind[:100]!r}",
+            path="Content-Type",
+            allowed="application/json",
+            hint="curl -H 'Content-Type: application/json' … (curl -d alone says it is a form)",
         )
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:

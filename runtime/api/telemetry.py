@@ -25,7 +25,6 @@ class Telemetry:
         self.metrics.finished(
             outcome.bundle,
             str(outcome.stop_reason),
-            prompt_tokens=outcome.prompt_tokens if execution.admitted_ns is not None else 0,
             token_times=[(time - arrived) / 1e9 for time in outcome.token_ns],
             queue_seconds=(admitted - arrived) / 1e9,
             total_seconds=((execution.finished_ns or admitted) - arrived) / 1e9,
@@ -33,7 +32,13 @@ class Telemetry:
 
     def stepped(self, plan: str, step: Step, report: StepReport) -> None:
         """A step has ended."""
-        self.metrics.step(plan, tokens=step.tokens, forward_seconds=report.forward_ns / 1e9)
+        self.metrics.step(
+            plan,
+            tokens=step.tokens,
+            prompt_tokens=report.n_prefill,
+            generated=len(report.events),
+            forward_seconds=report.forward_ns / 1e9,
+        )
 
     def render(self, plane: ControlPlane) -> bytes:
         """The exposition, gauges as of now."""

@@ -127,13 +127,7 @@ def show(
             ],
         ),
         ("unknown", list(record["diagnostics"].get("unknown", {}).items())),
-        (
-            "decisions",
-            [
-                (d.get("action", ""), f"{d.get('reason', '')} (step {d.get('step')})")
-                for d in record["decisions"]
-            ],
-        ),
+        ("decisions", [(d.get("action", ""), _decision(d)) for d in record["decisions"]]),
     ]
     for title, rows in sections:
         if rows:
@@ -250,6 +244,20 @@ def parse_head(text: str) -> RecordHead:
             exit_code=EXIT_USAGE,
         )
     return RecordHead(int(match[1]), match[2])
+
+
+def _decision(decision: dict[str, Any]) -> str:
+    """A scheduler's decision on a line: when since the arrival, why, and the numbers it rests on."""
+    known = {"action", "reason", "at_ms", "step", "steps"}
+    numbers = [
+        f"{name.removesuffix('_ns')} {value / 1e6:.4g} ms" if name.endswith("_ns") else f"{name} {value}"
+        for name, value in decision.items()
+        if name not in known and isinstance(value, int | float)
+    ]
+    at, steps = decision.get("at_ms"), decision.get("steps", 1)
+    when = "" if at is None else f"{at:9.1f} ms  "
+    times = f", {steps} times" if steps > 1 else ""
+    return f"{when}step {decision.get('step')}{times}: {', '.join([decision.get('reason', ''), *numbers])}"
 
 
 def _value(record: dict[str, Any], path: str) -> Any:

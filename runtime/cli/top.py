@@ -7,16 +7,14 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from runtime.cli.output import print_json
 from runtime.errors import EXIT_USAGE, EngineError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 def register(app: typer.Typer) -> None:
@@ -43,11 +41,13 @@ def top(
         return
     from rich.console import Console
     from rich.live import Live
+    from rich.text import Text
 
     console = Console()
     with Live(console=console, auto_refresh=False, screen=console.is_terminal and count is None) as live:
         for _ in _looks(count, every):
-            live.update(view(history.add(look(url)), url), refresh=True)
+            text = view(history.add(look(url)), url, console.width)
+            live.update(Text(text, no_wrap=True), refresh=True)
 
 
 def _looks(count: int | None, every: float) -> Any:
@@ -78,6 +78,7 @@ def look(url: str) -> dict[str, Any]:
             if name == "engine_num_requests_running"
         ],
         "watts": next((v for (name, _), v in samples.items() if name == "engine_power_watts"), None),
+        "metered": any(name == "engine_energy_joules_total" for name, _ in samples),
     }
 
 
@@ -96,73 +97,91 @@ def parse_samples(text: str) -> dict[tuple[str, str], float]:
 class History:
     """Looks one after the other, for rates."""
 
-    last: tuple[float, dict[str, int]] | None = field(default=None)
+    last: tuple[float, float, dict[str, int]] | None = field(default=None)
 
     def add(self, now: dict[str, Any]) -> dict[str, Any]:
-        """The look with ``tokens_per_sec`` of every live execution (None in its first look) and in all."""
+        """The look with ``tokens_per_sec_now`` of every live execution and of all, None in the first
+        look. That of all is the server's own count: it holds what came and went between two looks."""
         tokens = {run["execution_id"]: run["tokens_total"] for run in now["runs"]["live"]}
-        total = 0.0
+        generated = sum(plan["generated"] for plan in now["plans"])
+        seconds = now["time"] - self.last[0] if self.last is not None else 0.0
         for run in now["runs"]["live"]:
-            rate = None
-            if self.last is not None and now["time"] > self.last[0]:
-                before = self.last[1].get(run["execution_id"], 0)
-                rate = (run["tokens_total"] - before) / (now["time"] - self.last[0])
-                total += rate
-            run["tokens_per_sec_now"] = rate
-        known = self.last is not None
-        self.last = (now["time"], tokens)
-        return {**now, "tokens_per_sec_now": total if known else None}
+            run["tokens_per_sec_now"] = None
+            if self.last is not None and seconds > 0:
+                before = self.last[2].get(run["execution_id"], 0)
+                run["tokens_per_sec_now"] = (run["tokens_total"] - before) / seconds
+        total = None
+        if self.last is not None and seconds > 0 and generated >= self.last[1]:  # else it was restarted
+            total = (generated - self.last[1]) / seconds
+        self.last = (now["time"], generated, tokens)
+        return {**now, "tokens_per_sec_now": total}
 
 
-def view(state: dict[str, Any], url: str) -> RenderableType:
-    """The look as tables."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
+def view(state: dict[str, Any], url: str, width: int) -> str:
+    """The look as text of lines of at most ``width`` characters.
 
-    watts = "no meter" if state["watts"] is None else f"{state['watts']:.1f} W"
+    Ids and numbers are shown whole, whatever the width: an id is what one cancels by.
+    """
+    watts = state["watts"]
+    power = f"{watts:.1f} W" if watts is not None else "- W" if state["metered"] else "no meter"
     rate = state["tokens_per_sec_now"]
     running = sum(plan["running"] for plan in state["plans"])
     waiting = sum(plan["waiting"] for plan in state["plans"])
-    head = Text(
-        f"{url}   running {running:.0f}   waiting {waiting:.0f}   "
-        f"{'-' if rate is None else f'{rate:.1f}'} tokens/s   {watts}"
+    head = (
+        f"{running:.0f} of {len(state['slots'])} slots, {waiting:.0f} waiting, "
+        f"{'-' if rate is None else f'{rate:.1f}'} tokens/s, {power}"
     )
-    live = Table(title="executions", title_justify="left", expand=True)
-    for name in ("execution", "plan", "status", "policy", "prompt", "tokens", "tokens/s", "age s"):
-        live.add_column(
-            name, justify="right" if name in ("prompt", "tokens", "tokens/s", "age s") else "left"
-        )
-    for run in state["runs"]["live"]:
-        now = run["tokens_per_sec_now"]
-        live.add_row(
+    live = [
+        (
             run["execution_id"],
             run["bundle"],
             run["status"],
             run["scheduler_policy"],
             str(run["prompt_tokens"]),
             str(run["tokens_total"]),
-            "-" if now is None else f"{now:.1f}",
+            "-" if (now := run["tokens_per_sec_now"]) is None else f"{now:.1f}",
             f"{run['age_seconds']:.1f}",
         )
-    done = Table(title="ended", title_justify="left", expand=True)
-    for name in ("execution", "plan", "stop reason", "tokens", "tokens/s", "tokens/W"):
-        done.add_column(name, justify="right" if name.startswith("tokens") else "left")
-    for run in state["runs"]["data"]:
-        metrics = run["metrics"]
-        done.add_row(
+        for run in state["runs"]["live"]
+    ]
+    ended = [
+        (
             run["execution_id"],
             run["plan"],
             run["stop_reason"],
-            str(metrics.get("tokens_total", "-")),
-            _number(metrics.get("tokens_per_sec")),
-            _number(metrics.get("tokens_per_watt")),
+            str(run["metrics"].get("tokens_total", "-")),
+            _number(run["metrics"].get("tokens_per_sec")),
+            _number(run["metrics"].get("watts_avg")),
+            _number(run["metrics"].get("tokens_per_watt")),
         )
-    return Group(head, live, done)
+        for run in state["runs"]["data"]
+    ]
+    names = ("EXECUTION", "PLAN", "STATUS", "POLICY", "PROMPT", "TOKENS", "TOK/S", "AGE S")
+    titles = ("ENDED", "PLAN", "BY", "TOKENS", "TOK/S", "WATTS", "TOK/W")
+    lines = [url[:width], head[:width], "", *_columns([names, *live], (1, 3), 4, width)]
+    return "\n".join([*lines, "", *_columns([titles, *ended], (1, 2), 3, width)])
+
+
+def _columns(
+    rows: list[tuple[str, ...]], yielding: tuple[int, ...], numbers: int, width: int
+) -> Iterator[str]:
+    """Rows as aligned lines; columns from ``numbers`` on to the right. Where the width does not
+    suffice, the ``yielding`` columns are cut, the widest first."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    while sum(widths) + 2 * (len(widths) - 1) > width and max(widths[i] for i in yielding) > 4:
+        widths[max(yielding, key=lambda i: widths[i])] -= 1
+    for row in rows:
+        cells = [
+            (cell if len(cell) <= size else cell[: size - 1] + "…").ljust(size)
+            if i < numbers
+            else cell.rjust(size)
+            for i, (cell, size) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    return "-" if value is None else f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _get(url: str, path: str) -> bytes:

@@ -53,14 +53,14 @@ class Power:
 
     def step(self, works: Mapping[str, int]) -> None:
         """A step has ended; its joules are shared by the tokens each execution had in it."""
-        if not self._open:
+        if not self._open or not self.available:
             return
         joules, seconds = self._charge({id: float(n) for id, n in works.items() if id in self._open})
         self._step = (max(joules, 0.9 * self._step[0]), max(seconds, 0.9 * self._step[1]))
 
     def waited(self) -> None:
         """A stretch of waiting has ended; its joules are shared evenly."""
-        if self._open:
+        if self._open and self.available:
             joules, seconds = self._charge({})
             self._idle_watts = 0.8 * self._idle_watts + 0.2 * joules / max(seconds, 1e-9)
 

@@ -67,15 +67,35 @@ class ServerMetrics:
         self._forward = self._counter(
             "forward_seconds_total", "Seconds inside the compiled forward pass.", plan
         )
+        self._steps: dict[str, tuple[Histogram, Counter, Counter, Counter]] = {}
         self._energy_seen: dict[tuple[str, str], float] = {}
         self._energy_lock = Lock()
         self._power = _Power()
         self.registry.register(self._power)
 
-    def step(self, plan: str, *, tokens: int, forward_seconds: float) -> None:
-        """A step has ended."""
-        self._step.labels(plan).observe(tokens)
-        self._forward.labels(plan).inc(forward_seconds)
+    def step(
+        self, plan: str, *, tokens: int, prompt_tokens: int, generated: int, forward_seconds: float
+    ) -> None:
+        """A step has ended. ``tokens`` were processed, ``prompt_tokens`` of them of prompts;
+        ``generated`` came out: counted here, so that rates are right while requests still run."""
+        step, prompts, generation, forward = self._of_steps(plan)
+        step.observe(tokens)
+        forward.inc(forward_seconds)
+        if prompt_tokens:
+            prompts.inc(prompt_tokens)
+        if generated:
+            generation.inc(generated)
+
+    def _of_steps(self, plan: str) -> tuple[Histogram, Counter, Counter, Counter]:
+        """A plan's own series; looked up once, since a step may take less than a millisecond."""
+        if (found := self._steps.get(plan)) is None:
+            found = self._steps[plan] = (
+                self._step.labels(plan),
+                self._prompt_tokens.labels(plan),
+                self._generated.labels(plan),
+                self._forward.labels(plan),
+            )
+        return found
 
     def load(self, plan: str, *, running: int, waiting: int) -> None:
         """How many requests a plan has at the moment."""
@@ -87,18 +107,15 @@ class ServerMetrics:
         plan: str,
         stop_reason: str,
         *,
-        prompt_tokens: int,
         token_times: Iterable[float],
         queue_seconds: float,
         total_seconds: float,
     ) -> None:
         """A request has ended. ``token_times``: seconds from its arrival to each token, ascending."""
         self._finished.labels(plan, stop_reason).inc()
-        self._prompt_tokens.labels(plan).inc(prompt_tokens)
         self._queue.labels(plan).observe(queue_seconds)
         self._request.labels(plan).observe(total_seconds)
         times = list(token_times)
-        self._generated.labels(plan).inc(len(times))
         if times:
             self._first_token.labels(plan).observe(times[0])
         between = self._inter_token.labels(plan)

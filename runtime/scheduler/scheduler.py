@@ -42,6 +42,26 @@ class _Entry:
     last_step: int = 0
     passed_over: int = 0
     decisions: list[Decision] = field(default_factory=list)
+    repeats: int = 1  # steps that the last decision has held
+
+    def explained(self) -> tuple[Decision, ...]:
+        """Its decisions, oldest first."""
+        if not self.decisions:
+            return ()
+        return (*self.decisions[:-1], replace(self.decisions[-1], steps=self.repeats))
+
+    def note(self, now_ns: int, step: int, action: str, reason: str, *numbers: tuple[str, int]) -> None:
+        """Adds a decision; the same choice in the next step only counts up."""
+        last = self.decisions[-1] if self.decisions else None
+        if last is not None and last.action == action and last.reason == reason and last.numbers == numbers:
+            self.repeats += 1
+            return
+        if last is not None:
+            self.decisions[-1] = replace(last, steps=self.repeats)
+        if len(self.decisions) >= MAX_DECISIONS:
+            self.decisions.pop()
+        self.decisions.append(Decision(now_ns, step, action, reason, numbers))
+        self.repeats = 1
 
     @property
     def phase(self) -> Phase:
@@ -106,7 +126,7 @@ class Scheduler:
     def explain(self, id: str) -> tuple[Decision, ...]:
         """Every decision about a ticket that is still here, oldest first."""
         entry = self._queue.get(id) or self._resident.get(id)
-        return tuple(entry.decisions) if entry else ()
+        return entry.explained() if entry else ()
 
     # ---- the verbs ---------------------------------------------------------------
 
@@ -137,9 +157,9 @@ class Scheduler:
         entry = _Entry(ticket, self._arrivals, now_ns, policies.get(ticket.policy))
         self._arrivals += 1
         self._queue[ticket.id] = entry
-        self._note(
-            entry,
+        entry.note(
             now_ns,
+            self._steps,
             "queued",
             f"policy {ticket.policy}",
             ("ahead", len(self._queue) - 1),
@@ -158,8 +178,8 @@ class Scheduler:
             if entry is None:
                 return ()
             self._free.append(entry.slot)
-        self._note(entry, now_ns, "cancelled", reason, ("held_tokens", entry.held_tokens))
-        return tuple(entry.decisions)
+        entry.note(now_ns, self._steps, "cancelled", reason, ("held_tokens", entry.held_tokens))
+        return entry.explained()
 
     def schedule(self, now_ns: int) -> Step | Hold | None:
         """The next step, how long to wait and why, or None when there is nothing to do."""
@@ -200,8 +220,8 @@ class Scheduler:
             if entry is None:
                 continue
             self._free.append(entry.slot)
-            self._note(entry, now_ns, "finished", "ended", ("held_tokens", entry.held_tokens))
-            explained[id] = tuple(entry.decisions)
+            entry.note(now_ns, self._steps, "finished", "ended", ("held_tokens", entry.held_tokens))
+            explained[id] = entry.explained()
         return explained
 
     def abandon(self, step: Step) -> None:
@@ -262,14 +282,14 @@ class Scheduler:
             return admitted, None
         if not self._free:
             for entry in self._queue.values():
-                self._note(entry, now_ns, "delayed", "every slot is taken", ("slots", self.slots))
+                entry.note(now_ns, self._steps, "delayed", "every slot is taken", ("slots", self.slots))
             return admitted, None
         view = self._view(now_ns)
         until = min(e.since_ns for e in self._queue.values()) + governing.hold_ns(view)
         if now_ns < until:
             reason = f"{governing.name} waits for company"
             for entry in self._queue.values():
-                self._note(entry, now_ns, "delayed", reason, ("waiting", len(self._queue)))
+                entry.note(now_ns, self._steps, "delayed", reason, ("waiting", len(self._queue)))
             return admitted, Hold(until, reason)
         keys = {w.id: (*governing.admission_key(w, view), w.order) for w in view.waiting}
         ranked = sorted(self._queue.values(), key=lambda e: keys[e.ticket.id])
@@ -285,9 +305,9 @@ class Scheduler:
             entry.last_step = self._steps
             self._resident[entry.ticket.id] = entry
             admitted.append(entry)
-            self._note(
-                entry,
+            entry.note(
                 now_ns,
+                self._steps,
                 "admitted",
                 "passed over often enough" if overdue else f"first by {governing.name}",
                 ("slot", entry.slot),
@@ -295,19 +315,19 @@ class Scheduler:
                 ("running", len(self._resident)),
             )
         for entry in self._queue.values():
-            self._note(entry, now_ns, "delayed", "every slot is taken", ("slots", self.slots))
+            entry.note(now_ns, self._steps, "delayed", "every slot is taken", ("slots", self.slots))
         return admitted, None
 
     def _fill(self, governing: policies.Policy, now_ns: int) -> tuple[Part, ...]:
-        view = self._view(now_ns)
         decoding = sorted(
             (e for e in self._resident.values() if e.phase is Phase.DECODE),
             key=lambda e: (e.last_step, e.order),
         )
+        prefilling = len(decoding) < len(self._resident)
         # A place is kept for prompts, or a full house of decodes would starve them; with a
         # single token a step, prompts and decodes take turns.
         reserve = 0
-        if view.prefilling and decoding:
+        if prefilling and decoding:
             reserve = 1 if self.step_tokens > 1 or not self._last_was_prefill else 0
         decoding = decoding[: self.step_tokens - reserve]
         parts = [
@@ -316,7 +336,8 @@ class Scheduler:
         ]
         budget = self.step_tokens - len(parts)
         chunks: dict[str, int] = {}
-        if view.prefilling and budget:
+        if prefilling and budget:
+            view = self._view(now_ns)
             wanted = max(1, min(budget, governing.prefill_tokens(budget, view)))
             # The oldest prompt moves in every step that prefills at all, whatever the policy divides.
             oldest = min(view.prefilling, key=lambda p: p.order)
@@ -331,27 +352,15 @@ class Scheduler:
                 ends = entry.prefilled + count == entry.ticket.prompt_tokens
                 parts.append(Part(id, entry.slot, Phase.PREFILL, entry.prefilled, count, ends))
         for part in parts:
-            self._note(
-                self._resident[part.id],
+            self._resident[part.id].note(
                 now_ns,
+                self._steps,
                 "batched" if part.phase is Phase.DECODE else "prefill",
                 governing.name,
                 ("sequences", len(parts)),
                 ("tokens", part.count),
             )
         return tuple(parts)
-
-    def _note(self, entry: _Entry, now_ns: int, action: str, reason: str, *numbers: tuple[str, int]) -> None:
-        """Adds a decision; the same choice in the next step only counts up."""
-        last = entry.decisions[-1] if entry.decisions else None
-        if last and (last.action, last.reason, last.numbers) == (action, reason, numbers):
-            entry.decisions[-1] = replace(last, steps=last.steps + 1)
-            return
-        decision = Decision(now_ns, self._steps, action, reason, numbers)
-        if len(entry.decisions) >= MAX_DECISIONS:
-            entry.decisions[-1] = decision
-        else:
-            entry.decisions.append(decision)
 
 
 def _without_one(chunks: dict[str, int], budget: int) -> dict[str, int]:

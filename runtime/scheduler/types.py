@@ -90,9 +90,10 @@ class Decision:
     numbers: tuple[tuple[str, int], ...] = ()
     steps: int = 1
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self, since_ns: int = 0) -> dict[str, object]:
+        """As records keep it; ``at_ms`` counts from ``since_ns``, the execution's arrival there."""
         return {
-            "at_ns": self.at_ns,
+            "at_ms": (self.at_ns - since_ns) / 1e6,
             "step": self.step,
             "action": self.action,
             "reason": self.reason,

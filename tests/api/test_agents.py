@@ -13,6 +13,7 @@ from plans.agents.observer import patterns, read_runs
 from plans.agents.optimiser import Bounds, Optimiser
 from runtime.api.service import Settings
 from runtime.cli import build_app
+from runtime.cli.top import History, look, view
 from runtime.control.proposals import Proposal
 from runtime.errors import EngineError
 from tests.fake_service import FakeEngine, resolved_plan, served_bundle
@@ -185,6 +186,40 @@ def test_top_shows_what_runs_and_what_ended(live):
     state = json.loads(result.stdout)
     assert state["runs"]["data"][0]["execution_id"] == done
     assert state["plans"] == [{"plan": "story", "running": 0.0, "waiting": 0.0, "generated": 24.0}]
+
+
+def test_top_counts_what_came_and_went_between_two_looks(live):
+    client, history = EngineClient(live.url), History()
+    assert history.add(look(live.url))["tokens_per_sec_now"] is None
+    for _ in range(3):
+        client.run("story", "Go", {"limits": {"max_tokens": 4}})
+    now = look(live.url)
+    seconds = now["time"] - history.last[0]
+    assert now["runs"]["live"] == []
+    assert history.add(now)["tokens_per_sec_now"] == pytest.approx(12 / seconds)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_top_shows_whole_ids_and_numbers_on_a_narrow_terminal(live, width):
+    done = EngineClient(live.url).run("story", "Go")
+    state = History().add(look(live.url))
+    state["runs"]["live"] = [
+        {
+            "execution_id": "exec_0123456789abcdef",
+            "bundle": "a-plan-with-a-long-name-of-its-own",
+            "status": "prefill",
+            "scheduler_policy": "latency_energy_balanced",
+            "prompt_tokens": 131072,
+            "tokens_total": 16384,
+            "tokens_per_sec_now": 12345.6,
+            "age_seconds": 3600.0,
+        }
+    ]
+    text = view(state, live.url, width)
+    for word in ("exec_0123456789abcdef", "131072", "16384", "12345.6", "3600.0", done["execution_id"]):
+        assert word in text
+    assert all(len(line) <= width for line in text.splitlines())
+    assert ("latency_energy_balanced" in text) == (width == 120)
 
 
 def test_top_without_a_server_says_so():

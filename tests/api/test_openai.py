@@ -163,6 +163,14 @@ def test_what_is_not_supported_is_refused_by_name(ai, field, value):
     assert error.value.body["type"] == "invalid_request_error"
 
 
+def test_a_field_that_asks_for_what_is_done_anyway_is_accepted(ai):
+    plain = ai.chat.completions.create(model="story", messages=MESSAGES, max_tokens=6)
+    same = ai.chat.completions.create(
+        model="story", messages=MESSAGES, max_tokens=6, n=1, store=False, response_format={"type": "text"}
+    )
+    assert same.choices[0].message.content == plain.choices[0].message.content
+
+
 def test_an_unknown_model_is_not_found(ai):
     with pytest.raises(openai.NotFoundError) as error:
         ai.chat.completions.create(model="gpt-4", messages=MESSAGES)

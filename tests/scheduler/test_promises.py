@@ -249,7 +249,8 @@ def test_every_decision_is_explained():
         ("prefill", "default", 1),
         ("finished", "ended", 1),
     ]
-    assert explained["b"][2].to_json()["waited_ns"] == 35
+    admitted = explained["b"][2].to_json(since_ns=5)
+    assert (admitted["waited_ns"], admitted["at_ms"]) == (35, 35e-6)
 
 
 def test_a_full_queue_and_a_context_too_small_are_refused():
