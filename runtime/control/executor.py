@@ -194,6 +194,8 @@ class Executor:
                     earliest = step.until_ns if earliest is None else min(earliest, step.until_ns)
             if chosen is None:
                 if earliest is None:
+                    for lane in self._lanes.values():
+                        lane.check()
                     self._wake.wait()
                 else:
                     self._wake.wait(max(0, earliest - now) / 1e9)

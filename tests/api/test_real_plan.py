@@ -104,6 +104,18 @@ def test_openai_chat_and_a_seed_on_a_real_plan(real):
         )
         assert streamed == whole.choices[0].message.content != ""
 
+        chunks = list(
+            ai.completions.create(
+                model=PLAN, prompt=PROMPT, max_tokens=16, stream=True, stream_options={"include_usage": True}
+            )
+        )
+        text = "".join(c.choices[0].text for c in chunks if c.choices)
+        usage = chunks[-1].usage
+        assert (usage.completion_tokens, usage.total_tokens) == (16, usage.prompt_tokens + 16)
+        stop = text[len(text) // 2 :][:4]  # wherever the tokens' borders lie in it
+        ended = ai.completions.create(model=PLAN, prompt=PROMPT, max_tokens=16, stop=stop).choices[0]
+        assert (ended.text, ended.finish_reason) == (text[: text.index(stop)], "stop")
+
         def sampled(seed: int) -> str:
             reply = ai.completions.create(
                 model=PLAN, prompt=PROMPT, max_tokens=24, temperature=1.0, seed=seed

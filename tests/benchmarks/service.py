@@ -164,9 +164,11 @@ def prefill(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[
             time.sleep(options.delay)
             waits.append(run(at, PROMPT, 2)["arrivals"][0])
             reply = long.result()
+            # What a step of the long prompt takes: its prefill, over its steps but that of the second token.
             bounds.append(reply["arrivals"][0] / max(1, reply["diagnostics"]["steps"] - 1))
     result = {
-        "prompt_tokens": words, "short_ttft_seconds": waits, "long_step_seconds": bounds,
+        "prompt_tokens": reply["diagnostics"]["prompt_tokens"],
+        "short_ttft_seconds": waits, "long_step_seconds": bounds,
     }  # fmt: skip
     return result, median(waits) <= 3 * median(bounds)
 
@@ -250,6 +252,7 @@ def killed(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[s
     result = {
         "kills": options.times, "acknowledged": len(acknowledged), "recorded": len(recorded),
         "broken": broken, "start_seconds_median": median(starts),
+        "start_seconds_most": max(starts),
     }  # fmt: skip
     return result, not broken and bool(acknowledged)
 

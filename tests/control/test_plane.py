@@ -159,6 +159,25 @@ def test_cancelling_in_the_queue_never_admits(make, records):
     assert first.outcome.stop_reason is StopReason.MAX_TOKENS
 
 
+@pytest.mark.parametrize("cancel", [False, True])
+def test_a_slot_that_is_not_given_back_is_found_once_idle(make, cancel):
+    engine = FakeEngine(step_seconds=0.005)
+    engine.release = lambda sequence: engine.finish(sequence, StopReason.CANCELLED)
+    plane, follower = make(engine), Follower()
+    execution = plane.submit(spec("go", limits__max_tokens=300 if cancel else 5), follower)
+    assert follower.first.wait(5)
+    if cancel:
+        plane.cancel(execution.id)
+    assert execution.settled.wait(5)
+    deadline = time.monotonic() + 5
+    while plane.executor.alive and time.monotonic() < deadline:
+        time.sleep(0.001)
+    with pytest.raises(EngineError) as error:
+        plane.submit(spec("next"))
+    assert error.value.code == "executor_failed"
+    assert "1 of 4 slots are held" in error.value.message
+
+
 def test_a_full_queue_refuses_and_forgets(make):
     engine = FakeEngine(slots=1)
     engine.gate = threading.Event()
