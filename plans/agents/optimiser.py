@@ -118,6 +118,7 @@ class Optimiser:
                 "kpi": best.kpi,
                 "executions": best.executions,
             },
+            "gain": _gain(best, trial),
             "quality": trial.quality,
             "executions": trial.executions,
         }
@@ -177,9 +178,9 @@ class Optimiser:
                 f"its next tokens agree at {trial.quality['agreement']:.0%} of the places, "
                 f"{self._bounds.agreement:.0%} are asked for"
             )
-        if trial.kpi["name"] != best.kpi["name"] or not trial.kpi["median"] or not best.kpi["median"]:
+        gain = _gain(best, trial)
+        if gain is None:
             return "the KPI could not be measured alike"
-        gain = trial.kpi["median"] / best.kpi["median"] - 1
         scatter = max(_scatter(best.kpi["samples"]), _scatter(trial.kpi["samples"]))
         if gain <= self._bounds.tolerance:
             wanted = f"more than {self._bounds.tolerance:.0%} is asked for"
@@ -240,6 +241,13 @@ def _document(served: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     document["name"] = f"trial-{served['digest'][:8]}-{label}"[:64]
     document["model"] = served["model"]
     return document
+
+
+def _gain(best: Choice, trial: Choice) -> float | None:
+    """By what share the trial's median exceeds the best's; None where they are not the same KPI."""
+    if trial.kpi["name"] != best.kpi["name"] or not trial.kpi["median"] or not best.kpi["median"]:
+        return None
+    return float(trial.kpi["median"] / best.kpi["median"] - 1)
 
 
 def _scatter(samples: list[float]) -> float:

@@ -84,6 +84,7 @@ def test_the_optimiser_keeps_what_improves_and_says_why_it_discards(live, tmp_pa
     assert all(line["engine_version"] == "0.1.0" for line in lines)
     assert lines[0]["note"] == "the KPI is tokens_per_sec: no energy counter"
     assert "tokens_per_sec changes by -" in lines[2]["reason"]
+    assert lines[2]["gain"] < 0 < lines[4]["gain"]
     assert len(lines[4]["executions"]) == 4
     assert lines[4]["best"]["plan"] == "story"
     # What was not kept is not served any longer.
