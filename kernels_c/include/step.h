@@ -69,6 +69,9 @@ static inline int32_t smaller(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
+/* Panels of a gate, then of its up projection, that are read in a row where tokens are few. */
+#define GLU_PANELS 8
+
 /* The sums of `rows` <= 16 rows of a panel for `count` tokens, plus bias, plus residual, in this order.
  * bias: the panel's part or NULL. residual, out: the panel's first column of the first token. */
 static inline void store_panel(const float *sums, int32_t count, int32_t rows, const float *bias,

@@ -34,7 +34,7 @@ class BundleTemplate:
 
 
 def load_bundle(
-    bundle: Bundle, *, threads: int | None = None, residence: Residence = "mapped"
+    bundle: Bundle, *, threads: int | None = None, residence: Residence = "pages"
 ) -> ServedBundle:
     """Loads and maps a checked bundle; ``threads`` instead of the plan's.
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from runtime.bundle.machine import Machine
 from runtime.bundle.reader import Bundle
 from runtime.engine.types import EngineLimits, Sampling
-from runtime.engine.weights import Residence, copy_weights, map_weights, weights_changed
+from runtime.engine.weights import Residence, hold_weights, weights_changed
 from runtime.errors import EXIT_BUNDLE, EXIT_MACHINE, EXIT_RUN, EngineError
 
 ABI_VERSION = 1
@@ -114,7 +114,7 @@ class Executable:
         bundle: Bundle,
         threads: int | None = None,
         *,
-        residence: Residence = "mapped",
+        residence: Residence = "pages",
         machine: Machine | None = None,
     ) -> Executable:
         """Loads a checked bundle; ``threads`` defaults to the plan's.
@@ -154,11 +154,8 @@ class Executable:
             }
         )
         _check_memory(limits, machine)
-        weights, fd = (
-            map_weights(bundle, limits.weights_bytes)
-            if residence == "mapped"
-            else copy_weights(bundle, limits.weights_bytes)
-        )
+        room = machine.memory_available - limits.arena_bytes - limits.kv_bytes
+        weights, fd = hold_weights(bundle, limits.weights_bytes, residence, room)
         try:
             return cls(bundle, lib, limits, weights, fd, threads or bundle.plan.execution.threads)
         except BaseException:

@@ -52,7 +52,7 @@ class Engine:
         self._want = np.zeros(n, np.uint8)
 
     @classmethod
-    def open(cls, path: Path, threads: int | None = None, residence: Residence = "mapped") -> Engine:
+    def open(cls, path: Path, threads: int | None = None, residence: Residence = "pages") -> Engine:
         """Checks, loads and maps the bundle at ``path``; errors as ``Executable.open``."""
         bundle = open_bundle(path)
         tokenizer = Tokenizer.from_bundle(bundle)

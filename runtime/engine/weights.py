@@ -1,4 +1,12 @@
-"""Weights in memory: mapped from the bundle, or copied out of reach.
+"""Weights in memory: in pages of 2 MB, mapped from the bundle, or copied and checked again.
+
+``residence="pages"`` (the default): anonymous memory in pages of 2 MB where the kernel has
+them, filled from the file by several threads. Reading a model is a walk through all of it,
+and in pages of 4 KB the walk stumbles at every page: hardware prefetchers stop there and
+translations are looked up anew. The price is a copy at the start, and that processes of one
+bundle do not share the memory. The file was checked when the bundle was opened; once
+copied, nothing that happens to it matters. Where the memory at hand would not hold the
+copy besides a reserve, the weights are mapped instead.
 
 ``residence="mapped"``: ``weights.bin`` is mapped read-only. Start is immediate and the
 page cache is shared by all processes of the bundle. Nobody else can truncate the file
@@ -6,9 +14,8 @@ page cache is shared by all processes of the bundle. Nobody else can truncate th
 at before every step, and a change ends the step with ``weights_changed`` instead of a
 SIGBUS. What remains is a truncation *during* a step.
 
-``residence="copied"``, for a service that must survive even that: anonymous memory,
-filled from the file and checked against the manifest's digest as it was filled, out of
-reach of any file operation, at the price of reading the file at every start.
+``residence="copied"``: as ``pages``, never mapped, and checked against the manifest's digest
+as it is filled.
 """
 
 from __future__ import annotations
@@ -25,7 +32,10 @@ from runtime.bundle.format import CHUNK_BYTES, WEIGHTS
 from runtime.bundle.reader import Bundle
 from runtime.errors import EXIT_BUNDLE, EXIT_MACHINE, EngineError
 
-Residence = Literal["mapped", "copied"]
+Residence = Literal["pages", "mapped", "copied"]
+
+#: Memory that a copy of the weights leaves to others; with less at hand they are mapped.
+RESERVE_BYTES = 256 << 20
 
 #: madvise(2) advice that Python's mmap module does not name.
 _MADV_POPULATE_READ = 22
@@ -41,6 +51,18 @@ def _open_weights(bundle: Bundle, size: int) -> int:
         os.close(fd)
         raise weights_changed(bundle.weights)
     return fd
+
+
+def hold_weights(
+    bundle: Bundle, size: int, residence: Residence, available: int
+) -> tuple[mmap.mmap, int]:
+    """The weights of ``size`` bytes as ``residence`` says, and the file to watch, -1 if there is none.
+
+    ``available``: bytes of memory at hand. Raises as :func:`map_weights` and :func:`copy_weights`.
+    """
+    if residence == "mapped" or (residence == "pages" and size + RESERVE_BYTES > available):
+        return map_weights(bundle, size)
+    return copy_weights(bundle, size, check=residence == "copied")
 
 
 def map_weights(bundle: Bundle, size: int) -> tuple[mmap.mmap, int]:
@@ -68,17 +90,28 @@ def map_weights(bundle: Bundle, size: int) -> tuple[mmap.mmap, int]:
     return weights, fd
 
 
-def copy_weights(bundle: Bundle, size: int) -> tuple[mmap.mmap, int]:
-    """The weights in anonymous memory, digested as they were copied; -1 for the file, which is closed.
+def copy_weights(bundle: Bundle, size: int, *, check: bool) -> tuple[mmap.mmap, int]:
+    """The weights in anonymous memory; -1 for the file, which is closed.
 
-    Raises ``weights_changed`` if the copy is not what the manifest names.
+    Raises ``weights_changed`` if the file ends early or, with ``check``, if the copy is not what the
+    manifest names; ``out_of_memory``.
     """
     fd = _open_weights(bundle, size)
-    copy = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        copy = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, ValueError) as cause:
+        os.close(fd)
+        raise EngineError(
+            "out_of_memory",
+            f"there is no memory for {size} bytes of weights: {cause}",
+            path=str(bundle.weights),
+            exit_code=EXIT_MACHINE,
+        ) from cause
     with contextlib.suppress(OSError):  # a kernel without huge pages
         copy.madvise(mmap.MADV_HUGEPAGE)
 
-    def take(begin: int) -> bytes:
+    def take(begin: int) -> bytes | None:
+        """Fills a piece; its digest where one is wanted. None where the file has become shorter."""
         end = min(size, begin + CHUNK_BYTES)
         with memoryview(copy) as view:
             position = begin
@@ -86,18 +119,22 @@ def copy_weights(bundle: Bundle, size: int) -> tuple[mmap.mmap, int]:
                 with view[position:end] as rest:
                     got = os.preadv(fd, [rest], position)
                 if got == 0:
-                    break
+                    return None
                 position += got
             with view[begin:end] as piece:
-                return sha256(piece).digest()
+                return sha256(piece).digest() if check else b""
 
     try:
         with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
             pieces = list(pool.map(take, range(0, size, CHUNK_BYTES)))
     finally:
         os.close(fd)
-    digest = pieces[0].hex() if len(pieces) == 1 else sha256(b"".join(pieces)).hexdigest()
-    if digest != bundle.manifest.files[WEIGHTS].sha256:
+    digests = [piece for piece in pieces if piece is not None]
+    whole = len(digests) == len(pieces)
+    if check and whole:
+        digest = digests[0].hex() if len(digests) == 1 else sha256(b"".join(digests)).hexdigest()
+        whole = digest == bundle.manifest.files[WEIGHTS].sha256
+    if not whole:
         copy.close()
         raise weights_changed(bundle.weights)
     return copy, -1

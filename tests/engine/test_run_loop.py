@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
+from runtime.bundle.reader import open_bundle
 from runtime.engine.loop import Engine, generate
 from runtime.engine.types import Limits, Phase, Request, Sampling, StopReason, TokenEvent
+from runtime.engine.weights import RESERVE_BYTES, Residence, hold_weights
 from runtime.errors import EngineError
 from tests.fakes.bundle import END, POISON, make_bundle
 
@@ -248,8 +252,8 @@ def test_logprobs_bias_and_seeded_draws(opened: Opener) -> None:
     assert drawn.sequence.token_ids == [14, 15]  # the fake draws seed + position
 
 
-def test_weights_that_shrink_end_the_step_not_the_process(opened: Opener) -> None:
-    engine = opened()
+def test_mapped_weights_that_shrink_end_the_step_not_the_process(tmp_path: Path) -> None:
+    engine = Engine.open(make_bundle(tmp_path / "b"), residence="mapped")
     assert generate(engine, request()).sequence.error is None
     weights = engine.executable.bundle.weights
     weights.chmod(0o600)
@@ -258,16 +262,49 @@ def test_weights_that_shrink_end_the_step_not_the_process(opened: Opener) -> Non
     assert done.sequence.stop_reason is StopReason.ERROR
     assert done.sequence.error is not None
     assert done.sequence.error.code == "weights_changed"
+    engine.close()
 
 
-def test_copied_weights_survive_even_that(tmp_path: Path) -> None:
-    engine = Engine.open(make_bundle(tmp_path / "b"), residence="copied")
+@pytest.mark.parametrize("residence", ["pages", "copied"])
+def test_weights_in_memory_survive_even_that(tmp_path: Path, residence: Residence) -> None:
+    engine = Engine.open(make_bundle(tmp_path / "b"), residence=residence)
     before = generate(engine, request()).sequence.logits_digest
     weights = engine.executable.bundle.weights
     weights.chmod(0o600)
     weights.write_bytes(b"")
     assert generate(engine, request()).sequence.logits_digest == before
     engine.close()
+
+
+def test_weights_are_mapped_where_a_copy_would_not_fit(tmp_path: Path) -> None:
+    bundle = open_bundle(make_bundle(tmp_path / "b"))
+    size = bundle.manifest.files["weights.bin"].size
+    for residence, available, mapped in (
+        ("pages", size + RESERVE_BYTES, False),
+        ("pages", size + RESERVE_BYTES - 1, True),
+        ("copied", 0, False),
+        ("mapped", 1 << 40, True),
+    ):
+        weights, fd = hold_weights(bundle, size, cast(Residence, residence), available)
+        assert (fd >= 0) is mapped, (residence, available)
+        assert weights[:] == bundle.weights.read_bytes()
+        weights.close()
+        if mapped:
+            os.close(fd)
+
+
+def test_a_copy_that_differs_from_the_manifest_is_refused(tmp_path: Path) -> None:
+    bundle = open_bundle(make_bundle(tmp_path / "b"))
+    size = bundle.manifest.files["weights.bin"].size
+    bundle.weights.chmod(0o600)
+    bundle.weights.write_bytes(bytes([1]) * size)
+    with pytest.raises(EngineError) as caught:
+        hold_weights(bundle, size, "copied", 1 << 40)
+    assert caught.value.code == "weights_changed"
+    bundle.weights.write_bytes(bytes(size - 1))
+    with pytest.raises(EngineError) as caught:
+        hold_weights(bundle, size, "pages", 1 << 40)
+    assert caught.value.code == "weights_changed"
 
 
 def test_forward_gives_all_rows_that_are_wanted(opened: Opener) -> None:

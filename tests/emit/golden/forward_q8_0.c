@@ -129,15 +129,22 @@ static void linear_glu_2(engine *e, int32_t thread, const activations *a, const 
 {
     float *gates = sums_of(e, thread), *ups = gates + TOKEN_TILE * PANEL_ROWS;
     uint8_t *scratch = scratch_of(e, thread);
+    /* With few tokens several panels of one matrix are read in a row, so that the stream seldom jumps. */
+    const int32_t together = a->n_tokens * GLU_PANELS <= TOKEN_TILE ? GLU_PANELS : 1;
+    const int32_t units = (32 + together - 1) / together;
     (void)b;
-    for (int32_t panel; (panel = threadpool_next(e->pool, thread, 32)) >= 0;) {
-        const int32_t column = panel * PANEL_ROWS, rows = smaller(512 - column, PANEL_ROWS);
+    for (int32_t unit; (unit = threadpool_next(e->pool, thread, units)) >= 0;) {
+        const int32_t first = unit * together, end = smaller(first + together, 32);
         for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
-            const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
-            panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, gates, scratch);
-            panel_q8_0_k256(w[1] + (int64_t)panel * 4352, a, t, count, ups, scratch);
-            glu_silu(gates, ups, count * PANEL_ROWS, gates);
-            store_panel(gates, count, rows, NULL, NULL, 0, out + (int64_t)t * 512 + column, 512);
+            const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE), size = count * PANEL_ROWS;
+            for (int32_t panel = first; panel < end; panel++)
+                panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, gates + (panel - first) * size, scratch);
+            for (int32_t panel = first; panel < end; panel++)
+                panel_q8_0_k256(w[1] + (int64_t)panel * 4352, a, t, count, ups + (panel - first) * size, scratch);
+            glu_silu(gates, ups, (end - first) * size, gates);
+            for (int32_t panel = first; panel < end; panel++)
+                store_panel(gates + (panel - first) * size, count, smaller(512 - panel * PANEL_ROWS, PANEL_ROWS),
+                            NULL, NULL, 0, out + (int64_t)t * 512 + panel * PANEL_ROWS, 512);
         }
     }
 }
