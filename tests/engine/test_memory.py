@@ -14,6 +14,7 @@ import pytest
 from compiler import compile_plan
 from runtime.bundle.reader import open_bundle
 from runtime.engine.executable import Executable
+from runtime.engine.weights import Residence
 from tests.tiny_models import write_llama
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,19 +51,21 @@ def kilobytes(field: str, path: str | None = None) -> int:
     return sum(int(one[field].split()[0]) for one in chosen)
 
 
-def test_weights_and_arena_are_in_memory_before_the_first_step(bundle: Path) -> None:
+@pytest.mark.parametrize("residence", ["pages", "mapped"])
+def test_weights_and_arena_are_in_memory_before_the_first_step(bundle: Path, residence: Residence) -> None:
     opened = open_bundle(bundle)
     if not Path("/sys/kernel/mm/transparent_hugepage").exists():
         pytest.skip("this kernel has no transparent huge pages")
     size, resident = kilobytes("Size"), kilobytes("Rss")
-    with Executable.open(opened) as executable:
+    with Executable.open(opened, residence=residence) as executable:
         limits = executable.limits
+        copied = 0 if residence == "mapped" else limits.weights_bytes
         assert min(limits.kv_bytes, limits.arena_bytes) > 8 << 20  # much more than a page or two
         grown = kilobytes("Size") - size
-        assert grown * 1024 >= limits.kv_bytes + limits.arena_bytes
-        assert (kilobytes("Rss") - resident) * 1024 >= limits.arena_bytes
-        weights = str(opened.weights.resolve())
-        assert kilobytes("Rss", weights) * 1024 >= limits.weights_bytes
+        assert grown * 1024 >= limits.kv_bytes + limits.arena_bytes + copied
+        assert (kilobytes("Rss") - resident) * 1024 >= limits.arena_bytes + copied
+        in_file = kilobytes("Rss", str(opened.weights.resolve())) * 1024
+        assert in_file >= limits.weights_bytes if residence == "mapped" else in_file == 0
     assert kilobytes("Size") == size
 
 
