@@ -63,7 +63,7 @@ def test_floats_agree(name: str, backend: str, shared_data: Path, compiled: Call
     assert nmse(run_logits(bundle, tokens), logits) <= TOLERANCE
 
 
-@pytest.mark.parametrize("quantization", ["f32", "q4_k_m"])
+@pytest.mark.parametrize("quantization", ["f32", "q8_0", "q4_k_m"])
 @pytest.mark.parametrize("name", MODELS)
 def test_bits_do_not_depend_on_how_they_are_computed(
     name: str, quantization: str, shared_data: Path, compiled: Callable[..., Path]
