@@ -49,7 +49,7 @@ void engine_describe(engine_limits *out);
  * kind it is, if they are told apart ("linear attn_output"); NULL past the end. */
 const char *engine_op_name(int32_t i);
 
-/* weights: the mapped weights.bin (page aligned, read-only is enough, stays
+/* weights: weights.bin in memory (page aligned, read-only is enough, stays
  * mapped until engine_close). threads >= 1: the caller is thread 0. */
 int32_t engine_open(const void *weights, uint64_t weights_bytes, int32_t threads, engine **out);
 

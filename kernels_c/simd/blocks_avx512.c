@@ -40,6 +40,15 @@ V16 void prefetch_for(int32_t tokens, const void *p)
         _mm_prefetch((const char *)p + PREFETCH_AHEAD, _MM_HINT_T0);
 }
 
+/* sum[t] = fma(d * da[t], float(total[t]), sum[t]) for `tokens` (a constant): a block of 32. */
+V16 void add_block_of_32(__m512 *sum, const __m512i *total, int32_t tokens, const uint16_t *d, const float *da)
+{
+    __m512 scale = half_scales(d);
+#pragma GCC unroll 8
+    for (int32_t t = 0; t < tokens; ++t)
+        sum[t] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(da[t])), _mm512_cvtepi32_ps(total[t]), sum[t]);
+}
+
 /* Runs tile(tokens, t) over nt tokens, most at a time; `tokens` is a constant in each call. */
 #define FOR_TILES(most, nt, tile)                                   \
     do {                                                            \

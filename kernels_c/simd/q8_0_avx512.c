@@ -32,12 +32,7 @@ V16 void q8_0_tile(const uint8_t *panel, int32_t first, int32_t blocks, int32_t 
             for (int32_t t = 0; t < tokens; ++t)
                 total[t] = dot_4(total[t], w, x + t * 32 + c * 4);
         }
-        __m512 scale = half_scales(scales_q8_0(panel, first + b));
-#pragma GCC unroll 8
-        for (int32_t t = 0; t < tokens; ++t) {
-            __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(scales[b * n_tokens + t]));
-            sum[t] = _mm512_fmadd_ps(both, _mm512_cvtepi32_ps(total[t]), sum[t]);
-        }
+        add_block_of_32(sum, total, tokens, scales_q8_0(panel, first + b), scales + b * n_tokens);
     }
 #pragma GCC unroll 8
     for (int32_t t = 0; t < tokens; ++t)

@@ -53,6 +53,20 @@ def _open_weights(bundle: Bundle, size: int) -> int:
     return fd
 
 
+def _mapping(bundle: Bundle, fd: int, of: int, size: int, **how: int) -> mmap.mmap:
+    """``size`` bytes of the file ``of``, or of anonymous memory (-1); ``out_of_memory`` closes ``fd``."""
+    try:
+        return mmap.mmap(of, size, **how)
+    except (OSError, ValueError) as cause:
+        os.close(fd)
+        raise EngineError(
+            "out_of_memory",
+            f"there is no room for {size} bytes of weights: {cause}",
+            path=str(bundle.weights),
+            exit_code=EXIT_MACHINE,
+        ) from cause
+
+
 def hold_weights(
     bundle: Bundle, size: int, residence: Residence, available: int
 ) -> tuple[mmap.mmap, int]:
@@ -71,16 +85,7 @@ def map_weights(bundle: Bundle, size: int) -> tuple[mmap.mmap, int]:
     Raises ``weights_changed``, ``out_of_memory``.
     """
     fd = _open_weights(bundle, size)
-    try:
-        weights = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-    except (OSError, ValueError) as cause:
-        os.close(fd)
-        raise EngineError(
-            "out_of_memory",
-            f"the weights cannot be mapped: {cause}",
-            path=str(bundle.weights),
-            exit_code=EXIT_MACHINE,
-        ) from cause
+    weights = _mapping(bundle, fd, fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
     # Advice only: older kernels, and filesystems without huge pages, refuse it.
     for advice in (mmap.MADV_HUGEPAGE, mmap.MADV_WILLNEED, _MADV_POPULATE_READ):
         try:
@@ -97,16 +102,7 @@ def copy_weights(bundle: Bundle, size: int, *, check: bool) -> tuple[mmap.mmap, 
     manifest names; ``out_of_memory``.
     """
     fd = _open_weights(bundle, size)
-    try:
-        copy = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except (OSError, ValueError) as cause:
-        os.close(fd)
-        raise EngineError(
-            "out_of_memory",
-            f"there is no memory for {size} bytes of weights: {cause}",
-            path=str(bundle.weights),
-            exit_code=EXIT_MACHINE,
-        ) from cause
+    copy = _mapping(bundle, fd, -1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel without huge pages
         copy.madvise(mmap.MADV_HUGEPAGE)
 
