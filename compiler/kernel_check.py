@@ -18,7 +18,7 @@ from compiler.cost import CODE_BITS
 from compiler.kernel_build import build_program
 from compiler.kernels import FORMATS, KV_TYPES
 from compiler.peak import PeakProbe
-from runtime.errors import EXIT_FAILURE, EXIT_MACHINE, EngineError
+from runtime.errors import EXIT_FAILURE, EngineError
 
 #: What a check covers: a panel kernel a format, attention a KV type, the row kernels, the thread pool.
 CHECKS = (*FORMATS, *(f"attention_{kind}" for kind in KV_TYPES), "rows", "threadpool")
@@ -61,14 +61,7 @@ def bench_kernels(backend: str, threads: int, rounds: int, dram_bytes: int) -> l
 
 
 def _run(backend: str, arguments: list[str], *, failures: bool) -> list[dict[str, Any]]:
-    chosen = backends.get(backend)
-    if missing := chosen.missing_features(backends.cpu_features()):
-        raise EngineError(
-            "unsupported_cpu",
-            f"{backend} needs {', '.join(missing)}, which this CPU lacks",
-            path="backend",
-            exit_code=EXIT_MACHINE,
-        )
+    chosen = backends.runnable(backend)
     sets = [backends.get("reference")] if backend == "reference" else [backends.get("reference"), chosen]
     with TemporaryDirectory(prefix="engine-kernels-") as folder:
         program = build_program(sets, Path(folder))

@@ -35,14 +35,7 @@ class PeakProbe:
 
     def __init__(self, backend: str, threads: int) -> None:
         """Raises ``backend_unknown``, ``unsupported_cpu``, ``threads_unavailable``, or as building does."""
-        chosen = backends.get(backend)
-        if missing := chosen.missing_features(backends.cpu_features()):
-            raise EngineError(
-                "unsupported_cpu",
-                f"{backend} needs {', '.join(missing)}, which this CPU lacks",
-                path="backend",
-                exit_code=EXIT_MACHINE,
-            )
+        chosen = backends.runnable(backend)
         tools = _KERNELS / "tools"
         cdef = (tools / "peak.c").read_text("utf-8").split("/* cdef-begin */")[1].split("/* cdef-end */")[0]
         needed = (_KERNELS / "include", _KERNELS / "threadpool.c")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from compiler.kernels import Kernel
-from runtime.errors import EXIT_PLAN, EngineError
+from runtime.errors import EXIT_MACHINE, EXIT_PLAN, EngineError
 
 GROUP = "engine.backends"
 
@@ -112,6 +112,22 @@ def get(name: str) -> Backend:
             f"the entry point {points[name].value} is not a Backend called {name!r}",
             path="backend",
             exit_code=EXIT_PLAN,
+        )
+    return backend
+
+
+def runnable(name: str) -> Backend:
+    """The backend called ``name``, for code that is run here and now.
+
+    Raises as :func:`get`, and ``unsupported_cpu`` where this CPU lacks what it needs.
+    """
+    backend = get(name)
+    if missing := backend.missing_features(cpu_features()):
+        raise EngineError(
+            "unsupported_cpu",
+            f"{name} needs {', '.join(missing)}, which this CPU lacks",
+            path="backend",
+            exit_code=EXIT_MACHINE,
         )
     return backend
 
