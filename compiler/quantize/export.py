@@ -6,7 +6,6 @@ type and the version of the quantization. The tensors keep their order.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,18 +64,9 @@ def export_gguf(
             hint="give -o another name",
             exit_code=EXIT_USAGE,
         )
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     encode.library()
-    try:
-        try:
-            size = _write(model, types, recipe, draft, progress, importance, threads)
-            store.fsync_path(draft)
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as cause:
-        raise store.file_error(cause, path) from cause
-    return size
+    with store.replacing(path) as draft:
+        return _write(model, types, recipe, draft, progress, importance, threads)
 
 
 def _write(

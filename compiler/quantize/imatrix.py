@@ -90,29 +90,20 @@ def write_importance(
     ``datasets`` names the texts, ``chunks`` of ``chunk_size`` tokens were seen. The file appears whole or
     not at all. Raises what writing raises.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            writer = GGUFWriter(draft, "imatrix")
-            writer.add_string("general.type", "imatrix")
-            writer.add_array("imatrix.datasets", datasets)
-            writer.add_uint32("imatrix.chunk_count", chunks)
-            writer.add_uint32("imatrix.chunk_size", chunk_size)
-            for name, seen in sums.items():
-                writer.add_tensor(name + _SUMS, seen.squares.astype(np.float32))
-                writer.add_tensor(name + _COUNTS, seen.counts.astype(np.float32))
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
-            size = draft.stat().st_size
-            store.fsync_path(draft)
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as cause:
-        raise store.file_error(cause, path) from cause
-    return size
+    with store.replacing(path) as draft:
+        writer = GGUFWriter(draft, "imatrix")
+        writer.add_string("general.type", "imatrix")
+        writer.add_array("imatrix.datasets", datasets)
+        writer.add_uint32("imatrix.chunk_count", chunks)
+        writer.add_uint32("imatrix.chunk_size", chunk_size)
+        for name, seen in sums.items():
+            writer.add_tensor(name + _SUMS, seen.squares.astype(np.float32))
+            writer.add_tensor(name + _COUNTS, seen.counts.astype(np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return draft.stat().st_size
 
 
 def read_importance(path: Path) -> ImportanceMatrix:

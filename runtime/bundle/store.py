@@ -215,6 +215,24 @@ def sweep(parent: Path) -> list[Path]:
     return removed
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A draft beside ``path`` to write to; it takes the name at the end, or is gone.
+
+    Raises as :func:`file_error` says for what writing, syncing and renaming raise.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            yield draft
+            fsync_path(draft)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as cause:
+        raise file_error(cause, path) from cause
+
+
 def fsync_path(path: Path) -> None:
     """Flushes a file's data or a folder's entries to the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
