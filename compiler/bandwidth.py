@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from compiler.build import ToolLibrary, load_tool_library
+from compiler.build import ToolLibrary, declarations, load_tool_library
 from runtime.bundle.machine import Machine
 from runtime.errors import EXIT_FAILURE, EXIT_MACHINE, EngineError
 
@@ -98,7 +98,6 @@ class BandwidthProbe:
 
 
 def _tool() -> ToolLibrary:
-    text = (_TOOLS / _SOURCE).read_text("utf-8")
-    cdef = text.split("/* cdef-begin */")[1].split("/* cdef-end */")[0]
+    cdef = declarations(_TOOLS / _SOURCE)
     needed = (_KERNELS / "include", _KERNELS / "threadpool.c")
     return load_tool_library(_TOOLS, [_SOURCE, "read_loops.c"], cdef, include=needed)

@@ -144,6 +144,11 @@ def load_tool_library(
     return _open_tool(_frozen(sources), tuple(sorted(names)), tuple(flags), cdef)
 
 
+def declarations(path: Path) -> str:
+    """What cffi is to read of a C file or header: the text between its two markers."""
+    return path.read_text("utf-8").split("/* cdef-begin */", 1)[1].split("/* cdef-end */", 1)[0]
+
+
 def _frozen(sources: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(sources.items()))
 

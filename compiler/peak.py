@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from compiler import backends
-from compiler.build import load_tool_library
+from compiler.build import declarations, load_tool_library
 from runtime.errors import EXIT_MACHINE, EngineError
 
 _KERNELS = Path(__file__).resolve().parents[1] / "kernels_c"
@@ -37,7 +37,7 @@ class PeakProbe:
         """Raises ``backend_unknown``, ``unsupported_cpu``, ``threads_unavailable``, or as building does."""
         chosen = backends.runnable(backend)
         tools = _KERNELS / "tools"
-        cdef = (tools / "peak.c").read_text("utf-8").split("/* cdef-begin */")[1].split("/* cdef-end */")[0]
+        cdef = declarations(tools / "peak.c")
         needed = (_KERNELS / "include", _KERNELS / "threadpool.c")
         tool = load_tool_library(tools, ["peak.c"], cdef, include=needed, flags=chosen.cflags)
         self._ffi: Any = tool.ffi

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from runtime.bundle.machine import Machine
+from runtime.cli import main
+from tests.command import Engine, Result
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,6 +43,19 @@ def private_cache(
     for name, folder in (("CACHE", cache), ("DATA", kept), ("STATE", kept)):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         monkeypatch.setenv(f"XDG_{name}_HOME", str(folder))
+
+
+@pytest.fixture
+def engine(capfd: pytest.CaptureFixture[str]) -> Engine:
+    """The command line: ``engine("run", plan, "--prompt", text)``."""
+
+    def call(*arguments: object) -> Result:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
 
 
 @pytest.hookimpl(optionalhook=True)

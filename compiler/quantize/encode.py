@@ -15,7 +15,7 @@ import cffi
 import numpy as np
 import numpy.typing as npt
 
-from compiler.build import TOOL_FLAGS, ToolLibrary, load_tool_library
+from compiler.build import TOOL_FLAGS, ToolLibrary, declarations, load_tool_library
 from compiler.kernels import PANEL_ROWS, panel_bytes
 from compiler.model.description import Tensor
 from compiler.model.reader import decode
@@ -38,7 +38,7 @@ _E_NONFINITE, _E_RANGE = 2, 3
 def library() -> ToolLibrary:
     """Encoders and packers, built once a toolchain. Raises as ``load_tool_library`` does."""
     tools = _KERNELS / "tools"
-    cdef = "".join(_between_markers(tools / name) for name in ("quantize.h", "pack.c"))
+    cdef = "".join(declarations(tools / name) for name in ("quantize.h", "pack.c"))
     return load_tool_library(
         tools,
         (*_ENCODERS, "pack.c"),
@@ -52,11 +52,6 @@ def source_files() -> tuple[Path, ...]:
     """The C files that decide the bytes of encoded and packed weights."""
     names = (*_ENCODERS, "quantize.h", "lanes.h", "symmetric.h", "pack.c")
     return (*(_KERNELS / "tools" / name for name in names), _KERNELS / "include" / "packed.h")
-
-
-def _between_markers(path: Path) -> str:
-    text = path.read_text("utf-8")
-    return text.split("/* cdef-begin */", 1)[1].split("/* cdef-end */", 1)[0]
 
 
 def widen(raw: Bytes, tensor: Tensor) -> Floats:

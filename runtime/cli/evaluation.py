@@ -28,7 +28,7 @@ class Subject:
 
     @property
     def bytes_per_weight(self) -> float:
-        """Of the packed weights that a run of it maps."""
+        """Of the packed weights that a run of it reads."""
         tensors = self.bundle.manifest.tensors
         return sum(t.nbytes for t in tensors) / sum(math.prod(t.shape) for t in tensors)
 

@@ -78,12 +78,25 @@ def progress_bars(enabled: bool = True) -> Iterator[Progress | None]:
         yield show
 
 
-def table(rows: Sequence[tuple[str, ...]], header: tuple[str, ...] | None = None) -> str:
-    """Rows as aligned columns of plain text."""
-    lines = [header, *rows] if header else rows
+def table(
+    rows: Sequence[tuple[str, ...]],
+    header: tuple[str, ...] | None = None,
+    *,
+    right_from: int | None = None,
+    total: bool = False,
+) -> str:
+    """Rows as aligned columns of plain text; columns from ``right_from`` on to the right, and a rule
+    above the last row if it is a ``total``."""
+    lines = [header, *rows] if header else list(rows)
     widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))] if lines else []
+    if total:
+        lines.insert(-1, tuple("-" * width for width in widths))
+    left = len(widths) if right_from is None else right_from
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in lines
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.cli.output import note, print_json
+from runtime.cli.output import note, print_json, table
 
 if TYPE_CHECKING:
     from runtime.bundle.reader import Bundle
@@ -99,19 +99,7 @@ def _table(profile: Profile) -> str:
     body.append(("outside", "", "", "", *outside, "", "", ""))
     last = _row(profile.total, profile)
     last = (*last[:-1], f"{profile.share:.0%}")
-    lines = [HEADER, *body, last]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
-    left = (0, 1)
-
-    def text(line: tuple[str, ...]) -> str:
-        cells = (
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        return "  ".join(cells).rstrip()
-
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([text(HEADER), *map(text, body), rule, text(last), _waiting(profile)])
+    return f"{table([*body, last], HEADER, right_from=2, total=True)}\n{_waiting(profile)}"
 
 
 def _waiting(profile: Profile) -> str:

@@ -36,7 +36,7 @@ class BundleTemplate:
 def load_bundle(
     bundle: Bundle, *, threads: int | None = None, residence: Residence = "pages"
 ) -> ServedBundle:
-    """Loads and maps a checked bundle; ``threads`` instead of the plan's.
+    """Loads a checked bundle; ``threads`` instead of the plan's.
 
     Raises ``unsupported_cpu``, ``out_of_memory``, ``bundle_damaged``, ``engine_open_failed``.
     """

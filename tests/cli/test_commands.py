@@ -6,43 +6,21 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from runtime.bundle import store
-from runtime.cli import COMMANDS, main
+from runtime.cli import COMMANDS
 from runtime.cli.logits import read_ids
 from runtime.cli.output import print_error
 from runtime.errors import EngineError
+from tests.command import Engine
 from tests.fakes.bundle import END, POISON, make_bundle, resolved_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "Olá 🦉 mundo!"
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Engine = Callable[..., Result]
-
-
-@pytest.fixture
-def engine(capfd: pytest.CaptureFixture[str]) -> Engine:
-    def call(*arguments: object) -> Result:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 @pytest.fixture

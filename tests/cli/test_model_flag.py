@@ -15,7 +15,7 @@ from compiler.model.reader import decodable
 from compiler.quantize.choice import suggested_quantization
 from compiler.quantize.recipes import assign_types
 from runtime.bundle.plan import Quantization
-from runtime.cli import main
+from tests.command import Engine
 from tests.quantize.quantize_models import describe, layers
 from tests.tiny_models import write_llama, write_model
 
@@ -34,13 +34,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name: write_llama(folder / f"tiny-{name}.gguf", layers=1, type=gguf.GGMLQuantizationType[name])
         for name in kinds
     }
-
-
-def call(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    captured = capfd.readouterr()
-    return int(ended.value.code or 0), captured.out, captured.err
 
 
 @pytest.mark.parametrize("kind", QUANTIZED)
@@ -75,11 +68,11 @@ def test_what_is_said_knows_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_quantized_file_runs_by_its_name_alone(
-    models: dict[str, Path], capfd: pytest.CaptureFixture[str], tmp_path: Path
+    models: dict[str, Path], engine: Engine, tmp_path: Path
 ) -> None:
     plan = tmp_path / "saved.yaml"
     words = ("-p", "the cat", "-n", 3, "--context", 64, "--json", "--logprobs", 2, "--backend", "reference")
-    code, out, said = call(capfd, "run", "--model", models["Q5_1"], *words, "--save-plan", plan)
+    code, out, said = engine("run", "--model", models["Q5_1"], *words, "--save-plan", plan)
     assert code == 0, said
     assert "q5_1 as q6_k" in said
     assert yaml.safe_load(plan.read_text())["quantization"] == {"recipe": "source", "requantize": True}
@@ -90,35 +83,35 @@ def test_a_quantized_file_runs_by_its_name_alone(
         assert len(entry["top"]) == 2
         assert entry["top"][1]["logprob"] <= entry["logprob"] <= 0
     chosen = body["token_ids"][0]
-    code, out, _ = call(capfd, "run", "--model", models["Q5_1"], *words, "--logit-bias", f"{chosen}=-inf")
+    code, out, _ = engine("run", "--model", models["Q5_1"], *words, "--logit-bias", f"{chosen}=-inf")
     again = json.loads(out)
     assert again["token_ids"][0] == body["logprobs"][0]["top"][1]["id"]
     assert again["logprobs"][0]["top"] == body["logprobs"][0]["top"]  # probabilities are the model's own
 
 
 def test_what_would_be_quantized_twice_names_the_words_that_make_it_run(
-    models: dict[str, Path], capfd: pytest.CaptureFixture[str]
+    models: dict[str, Path], engine: Engine
 ) -> None:
-    code, out, said = call(capfd, "run", "--model", models["Q5_1"], "--quant", "q4_k_m", "-p", "a")
+    code, out, said = engine("run", "--model", models["Q5_1"], "--quant", "q4_k_m", "-p", "a")
     assert (code, out) == (3, "")
     assert len(said.splitlines()) == 2
     assert "in q5_1 (q4_k wanted)" in said
     assert "--quant source" in said
     assert "--requantize" in said
-    code, _, said = call(capfd, "run", "--model", models["Q5_1"], "--quant", "source", "-p", "a")
+    code, _, said = engine("run", "--model", models["Q5_1"], "--quant", "source", "-p", "a")
     assert code == 3
     assert "in q5_1 (q6_k in its place)" in said
-    code, _, said = call(capfd, "run", "--model", models["Q5_1"], "--requantize", "-p", "a")
+    code, _, said = engine("run", "--model", models["Q5_1"], "--requantize", "-p", "a")
     assert code == 2
     assert "--quant" in said
 
 
 def test_a_family_that_is_not_described_is_told_before_anything_is_read(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_model(tmp_path / "m.gguf", "mamba", {}, {"blk.0.ssm_in.weight": (64, 64)})
     monkeypatch.setattr("compiler.model.reader.content_digest", lambda *_: pytest.fail("read for minutes"))
-    code, _, said = call(capfd, "run", "--model", path, "-p", "a")
+    code, _, said = engine("run", "--model", path, "-p", "a")
     assert code == 4
     assert "no model family describes the architecture 'mamba'" in said
     assert "qwen3moe" in said
@@ -127,17 +120,17 @@ def test_a_family_that_is_not_described_is_told_before_anything_is_read(
 
 def test_chat_takes_a_file_as_run_does(
     models: dict[str, Path],
-    capfd: pytest.CaptureFixture[str],
+    engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
     words = ("-n", 3, "--context", 64, "--backend", "reference")
-    code, out, said = call(capfd, "chat", "--model", models["Q4_0"], *words)
+    code, out, said = engine("chat", "--model", models["Q4_0"], *words)
     assert code == 0, said
     assert out
     assert "tiny-Q4_0 source" in said
     for wrong in ((), ("storyteller-q4", "--model", "x.gguf")):
-        code, _, said = call(capfd, "chat", *wrong)
+        code, _, said = engine("chat", *wrong)
         assert code == 2
         assert "not both" in said
 
@@ -156,9 +149,9 @@ def test_chat_takes_a_file_as_run_does(
     ],
 )
 def test_what_a_run_asks_for_is_judged(
-    words: list[str], code: int, says: str, models: dict[str, Path], capfd: pytest.CaptureFixture[str]
+    words: list[str], code: int, says: str, models: dict[str, Path], engine: Engine
 ) -> None:
     base = ("run", "--model", models["Q4_0"], "-p", "a", "-n", 1, "--context", 64, "--backend", "reference")
-    found, out, said = call(capfd, *base, *words)
+    found, out, said = engine(*base, *words)
     assert (found, out) == (code, "")
     assert says in said

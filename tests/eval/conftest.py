@@ -1,51 +1,18 @@
-"""A tiny model of random weights with its plan, a text for it, and the command line."""
+"""A tiny model of random weights with its plan, and a text for it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import yaml
 
-from runtime.cli import main
 from tests.tiny_models import write_llama
 
 WINDOW = 24
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> Any:
-        return json.loads(self.err.splitlines()[-1])["error"]
-
-
-Engine = Callable[..., Result]
-
-
-@pytest.fixture
-def engine(capfd: pytest.CaptureFixture[str]) -> Engine:
-    def call(*arguments: object) -> Result:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import pytest
 from gguf import GGUFWriter
 
 from runtime.bundle.machine import Machine
-from tests.eval.conftest import WINDOW, Engine, Tiny, flatten
+from tests.command import Engine
+from tests.eval.conftest import WINDOW, Tiny, flatten
 from tests.tiny_models import write_llama
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ import pytest
 
 from runtime.control import evaluate
 from runtime.engine.executable import Executable
-from tests.eval.conftest import WINDOW, Engine, Tiny
+from tests.command import Engine
+from tests.eval.conftest import WINDOW, Tiny
 from tests.tiny_models import VOCABULARY
 
 FIRST = WINDOW // 2

@@ -17,7 +17,6 @@ from compiler.model.description import ModelDescription
 from compiler.model.reader import open_rows, read_model
 from compiler.quantize.calibrate import collect
 from compiler.quantize.imatrix import read_importance
-from runtime.cli import main
 from runtime.errors import EngineError
 from tests.tiny_models import VOCABULARY, write_llama, write_moe
 
@@ -103,17 +102,6 @@ def test_an_activation_that_is_not_finite_is_an_error_that_names_the_matrix(tmp_
     with pytest.raises(EngineError, match="ffn_gate") as caught:
         collect(read_model(path), WINDOWS)
     assert caught.value.code == "numeric_error"
-
-
-@pytest.fixture
-def engine(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def test_the_file_is_llama_imatrixs_and_a_plan_may_name_it(tmp_path: Path, engine) -> None:

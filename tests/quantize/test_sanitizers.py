@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler.build import load_tool_library
+from compiler.build import declarations, load_tool_library
 from compiler.quantize import encode
 from compiler.quantize.formats import FORMATS
 from compiler.toolchain import find_toolchain
@@ -42,7 +42,7 @@ def test_machines_without_avx_give_the_same_bytes(name, monkeypatch):
     x = (rng.standard_normal((64, 768)) * np.exp(rng.standard_normal((64, 1)) * 3)).astype(np.float32)
     importance = rng.gamma(1.0, size=768).astype(np.float32) + np.float32(0.01)
     here = [encode.encode(x, name), encode.encode(x, name, importance)]
-    cdef = "".join(encode._between_markers(TOOLS / part) for part in ("quantize.h",))
+    cdef = declarations(TOOLS / "quantize.h")
     plain = load_tool_library(
         TOOLS, [p.name for p in ENCODERS], cdef, flags=("-O2", "-march=x86-64", "-Wno-psabi")
     )
