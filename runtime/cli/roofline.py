@@ -110,7 +110,7 @@ def _waiting(profile: Profile) -> str:
     worst = max(profile.rows, key=lambda row: row.waiting)
     share = f"{whole / profile.seconds:.1%}"
     return (
-        f"of which {whole * 1e3:.3f} ms ({share}) the first thread waited in barriers, "
+        f"the first thread waited {whole * 1e3:.3f} ms ({share}) in barriers, "
         f"{worst.waiting * 1e3:.3f} after {worst.op}"
     )
 
