@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler import declare
-from compiler.model.reader import read_model
+from compiler.model.reader import peek_model, read_model
 from compiler.plan import locate_imatrix, locate_model
 from compiler.plan.explain import declared_quantization
 from compiler.quantize.error import TensorError, tensor_errors
@@ -47,7 +47,7 @@ def plan_errors(
 def stored_types(path: Path) -> dict[str, int]:
     """How many matrices a GGUF holds in each type, most frequent first; f32 by rule is not counted."""
     counts: dict[str, int] = {}
-    for tensor in read_model(path).tensors.values():
+    for tensor in peek_model(path)[1]:
         if kept_reason(tensor) is None:
             counts[tensor.type] = counts.get(tensor.type, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
