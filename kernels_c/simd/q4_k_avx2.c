@@ -67,13 +67,15 @@ V16 void q4_k_add(float *acc, int32_t half, float da, __m256i products, __m256i 
 
 /* A tile of `tokens` tokens (a constant) over an expanded block. codes, sums, scales: of its first token. */
 V16 void q4_k_tile(const q4_k_block *b, int32_t tokens, const int8_t *codes, const int16_t *sums,
-                   const float *scales, float *acc)
+                   const float *scales, float *acc, const packed_q4_k *next)
 {
     __m256i total[4][2];
 #pragma GCC unroll 4
     for (int32_t t = 0; t < tokens; ++t)
         total[t][0] = total[t][1] = _mm256_setzero_si256();
     for (int32_t j = 0; j < 8; ++j) {
+        if (next)
+            prefetch_part(next, sizeof *next, j, 8);
         __m256i part[4][2];
 #pragma GCC unroll 8
         for (int32_t c = 0; c < 8; ++c) {
@@ -182,9 +184,13 @@ V16 void q4_k_panel(const uint8_t *panel, int32_t k, const activations *a, int32
         }
         q4_k_expand(block + b, expanded);
         int32_t t = 0;
+        if (nt >= Q4_K_TOKENS) {
+            q4_k_tile(expanded, Q4_K_TOKENS, codes, sums, scales, acc, block + b + 1);
+            t = Q4_K_TOKENS;
+        }
         for (; t + Q4_K_TOKENS <= nt; t += Q4_K_TOKENS)
-            q4_k_tile(expanded, Q4_K_TOKENS, codes + t * 256, sums + t * ACTIVATION_SUMS_256, scales + t, acc + t * 16);
+            q4_k_tile(expanded, Q4_K_TOKENS, codes + t * 256, sums + t * ACTIVATION_SUMS_256, scales + t, acc + t * 16, NULL);
         for (; t < nt; ++t)
-            q4_k_tile(expanded, 1, codes + t * 256, sums + t * ACTIVATION_SUMS_256, scales + t, acc + t * 16);
+            q4_k_tile(expanded, 1, codes + t * 256, sums + t * ACTIVATION_SUMS_256, scales + t, acc + t * 16, NULL);
     }
 }

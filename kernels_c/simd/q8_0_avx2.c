@@ -3,6 +3,7 @@
  * maddubs takes |w| as its unsigned operand and the activation with w's sign as the other:
  * 2 * 128 * 127 fits, -128 included. Each pair widens at once. */
 _Static_assert(2 * 128 * 127 <= INT16_MAX, "a pair of Q8_0 products fits in int16");
+_Static_assert(Q8_0_TOKENS == 3, "the last tile has 1 or 2 tokens");
 
 /* I of a block of 32, rows 8*half .. +7, for one token. */
 V16 __m256i q8_0_step(__m256i total, __m256i w, __m256i magnitude, __m256i x)
@@ -11,7 +12,8 @@ V16 __m256i q8_0_step(__m256i total, __m256i w, __m256i magnitude, __m256i x)
     return _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-V16 void q8_0_tile(const uint8_t *panel, int32_t blocks, int32_t tokens,
+/* fetch (a constant): whether this tile is the first of several, which has the panel come from memory. */
+V16 void q8_0_tile(const uint8_t *panel, int32_t blocks, int32_t tokens, int32_t fetch,
                    const activations *a, int32_t t0, float *acc)
 {
     __m256 sum[4][2];
@@ -33,6 +35,8 @@ V16 void q8_0_tile(const uint8_t *panel, int32_t blocks, int32_t tokens,
             for (int32_t half = 0; half < 2; ++half) {
                 __m256i w = load_256(block->q[c] + 32 * half);
                 __m256i magnitude = _mm256_abs_epi8(w);
+                if (fetch && half == 0)
+                    prefetch(block->q[c]);
 #pragma GCC unroll 4
                 for (int32_t t = 0; t < tokens; ++t) {
                     total[t][half] = q8_0_step(total[t][half], w, magnitude, broadcast_4(codes + t * 32 + c * 4));
@@ -61,8 +65,14 @@ V16 void q8_0_panel(const uint8_t *panel, int32_t k, const activations *a, int32
 {
     (void)scratch;
     int32_t t = 0;
+    if (nt > Q8_0_TOKENS) {
+        q8_0_tile(panel, k / 32, Q8_0_TOKENS, 1, a, t0, acc);
+        t = Q8_0_TOKENS;
+    }
     for (; t + Q8_0_TOKENS <= nt; t += Q8_0_TOKENS)
-        q8_0_tile(panel, k / 32, Q8_0_TOKENS, a, t0 + t, acc + t * 16);
-    for (; t < nt; ++t)
-        q8_0_tile(panel, k / 32, 1, a, t0 + t, acc + t * 16);
+        q8_0_tile(panel, k / 32, Q8_0_TOKENS, 0, a, t0 + t, acc + t * 16);
+    if (nt - t == 2)
+        q8_0_tile(panel, k / 32, 2, 0, a, t0 + t, acc + t * 16);
+    else if (nt - t == 1)
+        q8_0_tile(panel, k / 32, 1, 0, a, t0 + t, acc + t * 16);
 }
