@@ -142,6 +142,8 @@ V16 void q4_k_direct(const packed_q4_k *b, int32_t tokens, const int8_t *codes, 
                     __m256i p1 = _mm256_maddubs_epi16(q1, broadcast_4(codes + t * 256 + j * 64 + 32 + c * 4));
                     low[t] = c ? _mm256_add_epi16(low[t], p0) : p0;
                     high[t] = c ? _mm256_add_epi16(high[t], p1) : p1;
+                    KEEP(low[t]);
+                    KEEP(high[t]);
                 }
             }
             __m256i scale0 = pairs_u8(s0, s0, half), scale1 = pairs_u8(s1, s1, half);
