@@ -31,6 +31,10 @@ V16 __m256i pairs_i8(__m128i x, __m128i y, int32_t half)
  * unrolled chain to its end and keeps all products on the stack until then. */
 #define KEEP(x) __asm__ volatile("" : "+x"(x))
 
+/* Has the compiler leave in memory what was stored there. Otherwise it carries sums from block to
+ * block in the registers that the next block's products need, and spills those. */
+#define KEEP_STORED() __asm__ volatile("" ::: "memory")
+
 /* Software prefetch distance ahead of a panel that is read once. */
 #define PREFETCH_AHEAD 2048
 V16 void prefetch(const void *p) { _mm_prefetch((const char *)p + PREFETCH_AHEAD, _MM_HINT_T0); }
@@ -43,3 +47,23 @@ V16 void prefetch_part(const void *p, int64_t bytes, int32_t i, int32_t n)
     for (int64_t at = 0; at < share; at += 64)
         _mm_prefetch((const char *)p + i * share + at, _MM_HINT_T0);
 }
+
+/* Runs tile(tokens, t, first) over nt tokens; `tokens` and `first`, whether these are the first four,
+ * are constants in each call. */
+#define FOR_TILES(nt, tile)                                         \
+    do {                                                            \
+        int32_t t = 0;                                              \
+        if ((nt) >= 4) {                                            \
+            tile(4, 0, 1);                                          \
+            t = 4;                                                  \
+        }                                                           \
+        for (; t + 4 <= (nt); t += 4)                               \
+            tile(4, t, 0);                                          \
+        if ((nt) - t >= 2) {                                        \
+            tile(2, t, 0);                                          \
+            t += 2;                                                 \
+        }                                                           \
+        if (t < (nt))                                               \
+            tile(1, t, 0);                                          \
+    } while (0)
+_Static_assert(Q4_K_TOKENS == 4 && Q6_K_TOKENS == 4 && Q8_0_TOKENS == 4 && Q5_0_TOKENS == 4, "FOR_TILES takes four");

@@ -2,5 +2,5 @@
 #define FLOAT_TOKENS 6
 #define Q4_K_TOKENS 4
 #define Q6_K_TOKENS 4
-#define Q8_0_TOKENS 3
+#define Q8_0_TOKENS 4
 #define Q5_0_TOKENS 4
