@@ -39,13 +39,12 @@ V16 __m256i pairs_i8(__m128i x, __m128i y, int32_t half)
 #define PREFETCH_AHEAD 2048
 V16 void prefetch(const void *p) { _mm_prefetch((const char *)p + PREFETCH_AHEAD, _MM_HINT_T0); }
 
-/* Asks for part i of n of the `bytes` that follow p, so that a tile of arithmetic fetches the block
- * after its own little by little. Unpacking alone reads too fast for a prefetch to hide anything. */
-V16 void prefetch_part(const void *p, int64_t bytes, int32_t i, int32_t n)
+/* Asks for the `bytes` at p. A tile of arithmetic that several tokens share so fetches what is unpacked
+ * after it, little by little; unpacking alone reads too fast for a prefetch to hide anything. */
+V16 void fetch_bytes(const void *p, int64_t bytes)
 {
-    const int64_t share = (bytes / 64 + n - 1) / n * 64;
-    for (int64_t at = 0; at < share; at += 64)
-        _mm_prefetch((const char *)p + i * share + at, _MM_HINT_T0);
+    for (int64_t at = 0; at < bytes; at += 64)
+        _mm_prefetch((const char *)p + at, _MM_HINT_T0);
 }
 
 /* Runs tile(tokens, t, first) over nt tokens; `tokens` and `first`, whether these are the first four,

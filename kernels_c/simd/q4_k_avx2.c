@@ -65,7 +65,8 @@ V16 void q4_k_add(float *acc, int32_t half, float da, __m256i products, __m256i 
     _mm256_storeu_ps(acc + 8 * half, _mm256_fmadd_ps(_mm256_set1_ps(da), term, _mm256_loadu_ps(acc + 8 * half)));
 }
 
-/* A tile of `tokens` tokens (a constant) over an expanded block. codes, sums, scales: of its first token. */
+/* A tile of `tokens` tokens (a constant) over an expanded block. codes, sums, scales, acc: of its first
+ * token. next: the block to fetch meanwhile, or NULL. */
 V16 void q4_k_tile(const q4_k_block *b, int32_t tokens, const int8_t *codes, const int16_t *sums,
                    const float *scales, float *acc, const packed_q4_k *next)
 {
@@ -75,7 +76,7 @@ V16 void q4_k_tile(const q4_k_block *b, int32_t tokens, const int8_t *codes, con
         total[t][0] = total[t][1] = _mm256_setzero_si256();
     for (int32_t j = 0; j < 8; ++j) {
         if (next)
-            prefetch_part(next, sizeof *next, j, 8);
+            fetch_bytes((const uint8_t *)next + j * sizeof *next / 8, sizeof *next / 8);
         __m256i part[4][2];
 #pragma GCC unroll 8
         for (int32_t c = 0; c < 8; ++c) {
@@ -185,14 +186,10 @@ V16 void q4_k_panel(const uint8_t *panel, int32_t k, const activations *a, int32
             continue;
         }
         q4_k_expand(block + b, expanded);
-        int32_t t = 0;
-        if (nt >= Q4_K_TOKENS) {
-            q4_k_tile(expanded, Q4_K_TOKENS, codes, sums, scales, acc, block + b + 1);
-            t = Q4_K_TOKENS;
-        }
-        for (; t + Q4_K_TOKENS <= nt; t += Q4_K_TOKENS)
-            q4_k_tile(expanded, Q4_K_TOKENS, codes + t * 256, sums + t * ACTIVATION_SUMS_256, scales + t, acc + t * 16, NULL);
-        for (; t < nt; ++t)
-            q4_k_tile(expanded, 1, codes + t * 256, sums + t * ACTIVATION_SUMS_256, scales + t, acc + t * 16, NULL);
+#define TILE(tokens, t, fetch) \
+    q4_k_tile(expanded, tokens, codes + (t) * 256, sums + (t) * ACTIVATION_SUMS_256, scales + (t), acc + (t) * 16, \
+              fetch ? block + b + 1 : NULL)
+        FOR_TILES(nt, TILE);
+#undef TILE
     }
 }

@@ -44,10 +44,14 @@ V16 void q5_0_add(float *acc, int32_t half, float da, __m256i sums, __m256 d)
 
 V16 __m256i q5_0_offset(const int16_t *sums) { return _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(broadcast_4(sums), 4)); }
 
-V16 void q5_0_tile(const q5_0_block *block, const uint8_t *panel, int32_t blocks, int32_t tokens,
-                   const activations *a, int32_t first, int32_t t0, float *acc)
+/* A tile of `tokens` tokens (a constant) over expanded blocks, the panel's first .. first+blocks-1.
+ * fetch (a constant): has the panel's next blocks come from memory meanwhile. */
+V16 void q5_0_tile(const q5_0_block *block, const uint8_t *panel, int32_t first, int32_t blocks, int32_t tokens,
+                   int32_t fetch, const activations *a, int32_t t0, float *acc)
 {
     for (int32_t b = 0; b < blocks; ++b) {
+        if (fetch)
+            fetch_bytes(block_q5_0(panel, first + blocks + b), sizeof(packed_q5_0));
         int64_t at = (int64_t)(first + b) * a->n_tokens + t0;
         const int8_t *codes = a->codes + at * 32;
         __m256i part[4][2];
@@ -73,6 +77,7 @@ V16 void q5_0_tile(const q5_0_block *block, const uint8_t *panel, int32_t blocks
             for (int32_t t = 0; t < tokens; ++t)
                 q5_0_add(acc + t * 16, half, a->scales[at + t], part[t][half], scale);
         }
+        KEEP_STORED();
     }
 }
 
@@ -114,10 +119,8 @@ V16 void q5_0_panel(const uint8_t *panel, int32_t k, const activations *a, int32
         }
         for (int32_t b = 0; b < blocks; ++b)
             q5_0_expand(block_q5_0(panel, first + b), expanded + b);
-        int32_t t = 0;
-        for (; t + Q5_0_TOKENS <= nt; t += Q5_0_TOKENS)
-            q5_0_tile(expanded, panel, blocks, Q5_0_TOKENS, a, first, t0 + t, acc + t * 16);
-        for (; t < nt; ++t)
-            q5_0_tile(expanded, panel, blocks, 1, a, first, t0 + t, acc + t * 16);
+#define TILE(tokens, t, fetch) q5_0_tile(expanded, panel, first, blocks, tokens, fetch, a, t0 + (t), acc + (t) * 16)
+        FOR_TILES(nt, TILE);
+#undef TILE
     }
 }

@@ -56,6 +56,8 @@ V16 void q6_k_add(float *acc, int32_t half, float da, __m256i products, __m256 d
     _mm256_storeu_ps(acc + 8 * half, _mm256_fmadd_ps(_mm256_set1_ps(da), term, _mm256_loadu_ps(acc + 8 * half)));
 }
 
+/* A tile of `tokens` tokens (a constant) over an expanded block. codes, sums, scales, acc: of its first
+ * token. next: the block to fetch meanwhile, or NULL. */
 V16 void q6_k_tile(const q6_k_block *b, int32_t tokens, const int8_t *codes, const int16_t *sums,
                    const float *scales, float *acc, const packed_q6_k *next)
 {
@@ -64,8 +66,11 @@ V16 void q6_k_tile(const q6_k_block *b, int32_t tokens, const int8_t *codes, con
     for (int32_t t = 0; t < tokens; ++t)
         total[t][0] = total[t][1] = _mm256_setzero_si256();
     for (int32_t g = 0; g < 16; ++g) {
-        if (next)
-            prefetch_part(next, sizeof *next, g, 16);
+        if (next) {
+            fetch_bytes(&next->quarter[g / 4].group[g % 4], sizeof(packed_q6_k_group));
+            if (g % 4 == 0)
+                fetch_bytes(next->quarter[g / 4].scales, sizeof next->quarter[g / 4].scales);
+        }
         __m256i part[4][2];
 #pragma GCC unroll 4
         for (int32_t t = 0; t < tokens; ++t)
@@ -157,14 +162,10 @@ V16 void q6_k_panel(const uint8_t *panel, int32_t k, const activations *a, int32
             continue;
         }
         q6_k_expand(block, d, expanded);
-        int32_t t = 0;
-        if (nt >= Q6_K_TOKENS) {
-            q6_k_tile(expanded, Q6_K_TOKENS, codes, sums, scales, acc, block + 1);
-            t = Q6_K_TOKENS;
-        }
-        for (; t + Q6_K_TOKENS <= nt; t += Q6_K_TOKENS)
-            q6_k_tile(expanded, Q6_K_TOKENS, codes + t * 256, sums + t * ACTIVATION_SUMS_256, scales + t, acc + t * 16, NULL);
-        for (; t < nt; ++t)
-            q6_k_tile(expanded, 1, codes + t * 256, sums + t * ACTIVATION_SUMS_256, scales + t, acc + t * 16, NULL);
+#define TILE(tokens, t, fetch) \
+    q6_k_tile(expanded, tokens, codes + (t) * 256, sums + (t) * ACTIVATION_SUMS_256, scales + (t), acc + (t) * 16, \
+              fetch ? block_q6_k(panel, b + 1) : NULL)
+        FOR_TILES(nt, TILE);
+#undef TILE
     }
 }
