@@ -35,6 +35,13 @@ V16 __m256i pairs_i8(__m128i x, __m128i y, int32_t half)
  * block in the registers that the next block's products need, and spills those. */
 #define KEEP_STORED() __asm__ volatile("" ::: "memory")
 
+/* acc[half] = fma(d * da, I, acc): a block of 32. */
+V16 void add_block_of_32(float *acc, int32_t half, float da, __m256i products, __m256 d)
+{
+    __m256 both = _mm256_mul_ps(d, _mm256_set1_ps(da));
+    _mm256_storeu_ps(acc + 8 * half, _mm256_fmadd_ps(both, _mm256_cvtepi32_ps(products), _mm256_loadu_ps(acc + 8 * half)));
+}
+
 /* Software prefetch distance ahead of a panel that is read once. */
 #define PREFETCH_AHEAD 2048
 V16 void prefetch(const void *p) { _mm_prefetch((const char *)p + PREFETCH_AHEAD, _MM_HINT_T0); }

@@ -7,6 +7,7 @@ _Static_assert(16 * 16 * 127 <= INT16_MAX, "a block of Q5_0 fits in int16");
 
 typedef struct {
     uint8_t q[8][64];
+    float d[16];
 } q5_0_block;
 #define Q5_0_EXPANDED 16          /* blocks expanded at a time */
 _Static_assert(Q5_0_EXPANDED * sizeof(q5_0_block) <= PANEL_SCRATCH, "expanded Q5_0 blocks fit in scratch");
@@ -21,8 +22,10 @@ V16 void q5_0_codes(const packed_q5_0 *b, int32_t c, int32_t half, __m256i *low,
     *high = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(q, 4), nibble), _mm256_and_si256(top, bit));
 }
 
-V16 void q5_0_expand(const packed_q5_0 *b, q5_0_block *out)
+V16 void q5_0_expand(const packed_q5_0 *b, const uint16_t *d, q5_0_block *out)
 {
+    _mm256_storeu_ps(out->d, half_scales(d, 0));
+    _mm256_storeu_ps(out->d + 8, half_scales(d, 1));
 #pragma GCC unroll 4
     for (int32_t c = 0; c < 4; ++c)
 #pragma GCC unroll 2
@@ -34,15 +37,13 @@ V16 void q5_0_expand(const packed_q5_0 *b, q5_0_block *out)
         }
 }
 
-V16 void q5_0_add(float *acc, int32_t half, float da, __m256i sums, __m256 d)
-{
-    __m256i products = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
-    __m256 both = _mm256_mul_ps(d, _mm256_set1_ps(da));
-    _mm256_storeu_ps(acc + 8 * half,
-                     _mm256_fmadd_ps(both, _mm256_cvtepi32_ps(products), _mm256_loadu_ps(acc + 8 * half)));
-}
+/* I of a row from the sums of its even and odd pairs. */
+V16 __m256i q5_0_products(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
 
-V16 __m256i q5_0_offset(const int16_t *sums) { return _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(broadcast_4(sums), 4)); }
+V16 __m256i q5_0_offset(const int16_t *sums)
+{
+    return _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(broadcast_4(sums), 4));
+}
 
 /* A tile of `tokens` tokens (a constant) over expanded blocks, the panel's first .. first+blocks-1.
  * fetch (a constant): has the panel's next blocks come from memory meanwhile. */
@@ -72,10 +73,10 @@ V16 void q5_0_tile(const q5_0_block *block, const uint8_t *panel, int32_t first,
         }
 #pragma GCC unroll 2
         for (int32_t half = 0; half < 2; ++half) {
-            __m256 scale = half_scales(scales_q5_0(panel, first + b), half);
+            __m256 scale = _mm256_loadu_ps(block[b].d + 8 * half);
 #pragma GCC unroll 4
             for (int32_t t = 0; t < tokens; ++t)
-                q5_0_add(acc + t * 16, half, a->scales[at + t], part[t][half], scale);
+                add_block_of_32(acc + t * 16, half, a->scales[at + t], q5_0_products(part[t][half]), scale);
         }
         KEEP_STORED();
     }
@@ -98,7 +99,7 @@ V16 void q5_0_direct(const packed_q5_0 *b, const uint16_t *d, const int8_t *code
             __m256i p1 = _mm256_maddubs_epi16(high, broadcast_4(codes + 16 + c * 4));
             part = _mm256_add_epi16(part, _mm256_add_epi16(p0, p1));
         }
-        q5_0_add(acc, half, da, part, half_scales(d, half));
+        add_block_of_32(acc, half, da, q5_0_products(part), half_scales(d, half));
     }
 }
 
@@ -118,7 +119,7 @@ V16 void q5_0_panel(const uint8_t *panel, int32_t k, const activations *a, int32
             continue;
         }
         for (int32_t b = 0; b < blocks; ++b)
-            q5_0_expand(block_q5_0(panel, first + b), expanded + b);
+            q5_0_expand(block_q5_0(panel, first + b), scales_q5_0(panel, first + b), expanded + b);
 #define TILE(tokens, t, fetch) q5_0_tile(expanded, panel, first, blocks, tokens, fetch, a, t0 + (t), acc + (t) * 16)
         FOR_TILES(nt, TILE);
 #undef TILE

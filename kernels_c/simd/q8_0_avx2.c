@@ -18,13 +18,6 @@ _Static_assert(sizeof(q8_0_wide) <= PANEL_SCRATCH, "widened Q8_0 blocks fit in s
 V16 __m256i q8_0_even(__m256i codes) { return _mm256_srai_epi16(_mm256_slli_epi16(codes, 8), 8); }
 V16 __m256i q8_0_odd(__m256i codes) { return _mm256_srai_epi16(codes, 8); }
 
-/* acc[half] = fma(d * da, I, acc) */
-V16 void q8_0_add(float *acc, int32_t half, float da, __m256i products, __m256 d)
-{
-    __m256 both = _mm256_mul_ps(d, _mm256_set1_ps(da));
-    _mm256_storeu_ps(acc + 8 * half, _mm256_fmadd_ps(both, _mm256_cvtepi32_ps(products), _mm256_loadu_ps(acc + 8 * half)));
-}
-
 /* A whole panel of `blocks` blocks for `tokens` (a constant) tokens. */
 V16 void q8_0_direct(const uint8_t *panel, int32_t blocks, int32_t tokens, const activations *a, int32_t t0, float *acc)
 {
@@ -111,8 +104,8 @@ V16 void q8_0_tile(q8_0_wide *wide, int32_t blocks, int32_t tokens,
         __m256 d0 = _mm256_loadu_ps(wide->d[b]), d1 = _mm256_loadu_ps(wide->d[b] + 8);
 #pragma GCC unroll 4
         for (int32_t t = 0; t < tokens; ++t) {
-            q8_0_add(acc + t * 16, 0, da[t], total[t][0], d0);
-            q8_0_add(acc + t * 16, 1, da[t], total[t][1], d1);
+            add_block_of_32(acc + t * 16, 0, da[t], total[t][0], d0);
+            add_block_of_32(acc + t * 16, 1, da[t], total[t][1], d1);
         }
         KEEP_STORED();
     }
