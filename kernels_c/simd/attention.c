@@ -29,6 +29,18 @@ V16 float kv_element(int32_t type, const void *elements, int64_t index)
     }
 }
 
+#define PREFETCH_L2 2               /* the locality that GCC makes a prefetcht1 of */
+#define KV_BYTES(type) ((type) == KV_F32 ? 4 : (type) == KV_F16 ? 2 : 1)
+
+/* Has `count` elements from `index` on come to L2: while K is multiplied the block's V, and while V is,
+ * the next block's K. Not to L1, which can await too few lines at a time to keep memory busy. */
+V16 void kv_fetch(int32_t type, const void *elements, int64_t index, int32_t count)
+{
+    const char *first = (const char *)elements + index * KV_BYTES(type);
+    for (int32_t at = 0; at < count * KV_BYTES(type); at += 64)
+        __builtin_prefetch(first + at, 0, PREFETCH_L2);
+}
+
 /* A tile's rows in one block: where each one's range begins and ends in it (offsets from the
  * block's first position, the end excluded). */
 typedef struct {
@@ -38,12 +50,13 @@ typedef struct {
 
 /* q.k of `rows` rows and `tiles` tiles of 16 tokens (constants); out[row][ATTENTION_BLOCK]. */
 V16 void score_tiles(int32_t type, int32_t rows, int32_t tiles, const attention_rows *r, const void *k,
-                     int64_t index, int32_t head_dim, float *out)
+                     int64_t index, int32_t head_dim, const void *next, int64_t next_index, float *out)
 {
-    v16 sum[ATTENTION_TILE];
+    v16 sum[ATTENTION_SUMS];
     for (int32_t i = 0; i < rows * tiles; ++i)
         sum[i] = v16_zero();
-    for (int32_t d = 0; d < head_dim; ++d)
+    for (int32_t d = 0; d < head_dim; ++d) {
+        kv_fetch(type, next, next_index + (int64_t)d * tiles * 16, tiles * 16);
 #pragma GCC unroll 4
         for (int32_t tile = 0; tile < tiles; ++tile) {
             v16 key = kv_load(type, k, index + ((int64_t)tile * head_dim + d) * 16);
@@ -51,6 +64,7 @@ V16 void score_tiles(int32_t type, int32_t rows, int32_t tiles, const attention_
             for (int32_t i = 0; i < rows; ++i)
                 sum[tile * rows + i] = v16_fma(v16_set1(r->q[i][d]), key, sum[tile * rows + i]);
         }
+    }
     for (int32_t tile = 0; tile < tiles; ++tile)
         for (int32_t i = 0; i < rows; ++i)
             v16_store(out + i * ATTENTION_BLOCK + tile * 16, sum[tile * rows + i]);
@@ -60,9 +74,9 @@ V16 void score_tiles(int32_t type, int32_t rows, int32_t tiles, const attention_
  * d0 on; row i takes those of its own range, ascending. */
 V16 void weigh_tokens(int32_t type, int32_t rows, int32_t wide, const attention_rows *r, const float *weights,
                       const void *v, int64_t index, int32_t head_dim, int32_t d0, int32_t from, int32_t to,
-                      float *out, int64_t stride)
+                      const void *next, float *out, int64_t stride)
 {
-    v16 sum[ATTENTION_TILE];
+    v16 sum[ATTENTION_SUMS];
     int32_t begin = from, end = to;         /* what all rows share */
     for (int32_t i = 0; i < rows; ++i) {
         begin = r->from[i] > begin ? r->from[i] : begin;
@@ -79,7 +93,8 @@ V16 void weigh_tokens(int32_t type, int32_t rows, int32_t wide, const attention_
                 sum[i * wide + j] = v16_fma(v16_set1(weights[i * ATTENTION_BLOCK + token]),
                                             kv_load(type, v, index + (int64_t)token * head_dim + d0 + 16 * j),
                                             sum[i * wide + j]);
-    for (int32_t token = begin; token < end; ++token)
+    for (int32_t token = begin; token < end; ++token) {
+        kv_fetch(type, next, index + (int64_t)token * head_dim + d0, 16 * wide);
 #pragma GCC unroll 4
         for (int32_t j = 0; j < wide; ++j) {
             v16 value = kv_load(type, v, index + (int64_t)token * head_dim + d0 + 16 * j);
@@ -87,6 +102,7 @@ V16 void weigh_tokens(int32_t type, int32_t rows, int32_t wide, const attention_
             for (int32_t i = 0; i < rows; ++i)
                 sum[i * wide + j] = v16_fma(v16_set1(weights[i * ATTENTION_BLOCK + token]), value, sum[i * wide + j]);
         }
+    }
     for (int32_t i = 0; i < rows; ++i) {
         for (int32_t token = end > r->from[i] ? end : r->from[i]; token < to && token < r->to[i]; ++token)
             for (int32_t j = 0; j < wide; ++j)
@@ -113,17 +129,16 @@ V16 void attend(const attention_shape *s, int32_t type, int32_t rows, kv_slot kv
     int32_t at = (int32_t)((int64_t)block * ATTENTION_BLOCK % s->capacity);
     int64_t token_index = (int64_t)kv_head * s->capacity + at;
     int32_t tile = from / 16, tiles = (to + 15) / 16;
-    int32_t wide = rows == 1 ? 4 : rows <= 3 ? 2 : 1;
-#define KEY_INDEX (token_index + tile * 16) * s->head_dim_k
-    if (rows == 1)
-        for (; tile + 4 <= tiles; tile += 4)
-            score_tiles(type, rows, 4, r, kv.k, KEY_INDEX, s->head_dim_k, e + tile * 16);
-    if (rows <= 3)
-        for (; tile + 2 <= tiles; tile += 2)
-            score_tiles(type, rows, rows <= 3 ? 2 : 1, r, kv.k, KEY_INDEX, s->head_dim_k, e + tile * 16);
-    for (; tile < tiles; ++tile)
-        score_tiles(type, rows, 1, r, kv.k, KEY_INDEX, s->head_dim_k, e + tile * 16);
-#undef KEY_INDEX
+    int32_t wide = rows * 4 <= ATTENTION_SUMS ? 4 : rows * 2 <= ATTENTION_SUMS ? 2 : 1;
+#define SCORE(count)                                                                                         \
+    for (; tile + (count) <= tiles; tile += (count))                                                         \
+        score_tiles(type, rows, count, r, kv.k, (token_index + tile * 16) * s->head_dim_k, s->head_dim_k, kv.v, (token_index + tile * 16) * s->head_dim_v, e + tile * 16)
+    if (wide == 4)
+        SCORE(4);
+    if (wide >= 2)
+        SCORE(2);
+    SCORE(1);
+#undef SCORE
 
     int64_t stride = attention_state_floats(s);
     v16 scale = v16_set1(s->scale), cap = v16_set1(s->softcap);
@@ -158,13 +173,14 @@ V16 void attend(const attention_shape *s, int32_t type, int32_t rows, kv_slot kv
     }
 
     int64_t value_index = token_index * s->head_dim_v;
+    const char *next = (const char *)kv.k + ATTENTION_BLOCK * s->head_dim_k * KV_BYTES(type);
     for (int32_t chunk = from; chunk < to; chunk += VALUE_CHUNK) {
         int32_t end = chunk + VALUE_CHUNK < to ? chunk + VALUE_CHUNK : to;
         int32_t d = 0;
         for (; d + 16 * wide <= s->head_dim_v; d += 16 * wide)
-            weigh_tokens(type, rows, wide, r, e, kv.v, value_index, s->head_dim_v, d, chunk, end, states, stride);
+            weigh_tokens(type, rows, wide, r, e, kv.v, value_index, s->head_dim_v, d, chunk, end, next, states, stride);
         for (; d + 16 <= s->head_dim_v; d += 16)
-            weigh_tokens(type, rows, 1, r, e, kv.v, value_index, s->head_dim_v, d, chunk, end, states, stride);
+            weigh_tokens(type, rows, 1, r, e, kv.v, value_index, s->head_dim_v, d, chunk, end, next, states, stride);
         for (; d < s->head_dim_v; ++d)
             for (int32_t i = 0; i < rows; ++i)
                 for (int32_t token = r->from[i] > chunk ? r->from[i] : chunk; token < end && token < r->to[i]; ++token)

@@ -4,3 +4,5 @@
 #define Q6_K_TOKENS 4
 #define Q8_0_TOKENS 4
 #define Q5_0_TOKENS 4
+/* v16 sums that attention holds: rows times tiles of 16 tokens, or of 16 values. */
+#define ATTENTION_SUMS 6
