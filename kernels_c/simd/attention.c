@@ -30,14 +30,14 @@ V16 float kv_element(int32_t type, const void *elements, int64_t index)
 }
 
 #define PREFETCH_L2 2               /* the locality that GCC makes a prefetcht1 of */
-#define KV_BYTES(type) ((type) == KV_F32 ? 4 : (type) == KV_F16 ? 2 : 1)
+V16 int32_t kv_element_bytes(int32_t type) { return type == KV_F32 ? 4 : type == KV_F16 ? 2 : 1; }
 
 /* Has `count` elements from `index` on come to L2: while K is multiplied the block's V, and while V is,
  * the next block's K. Not to L1, which can await too few lines at a time to keep memory busy. */
 V16 void kv_fetch(int32_t type, const void *elements, int64_t index, int32_t count)
 {
-    const char *first = (const char *)elements + index * KV_BYTES(type);
-    for (int32_t at = 0; at < count * KV_BYTES(type); at += 64)
+    const char *first = (const char *)elements + index * kv_element_bytes(type);
+    for (int32_t at = 0; at < count * kv_element_bytes(type); at += 64)
         __builtin_prefetch(first + at, 0, PREFETCH_L2);
 }
 
@@ -173,7 +173,7 @@ V16 void attend(const attention_shape *s, int32_t type, int32_t rows, kv_slot kv
     }
 
     int64_t value_index = token_index * s->head_dim_v;
-    const char *next = (const char *)kv.k + ATTENTION_BLOCK * s->head_dim_k * KV_BYTES(type);
+    const char *next = (const char *)kv.k + ATTENTION_BLOCK * s->head_dim_k * kv_element_bytes(type);
     for (int32_t chunk = from; chunk < to; chunk += VALUE_CHUNK) {
         int32_t end = chunk + VALUE_CHUNK < to ? chunk + VALUE_CHUNK : to;
         int32_t d = 0;
