@@ -8,7 +8,7 @@ Each quantization is made once by llama-quantize's own code and then run by both
 its bytes untouched (``quantization: source``). The peer runs repacked and not; each of our
 backends is compared with the better of the two, by median, of the build named with it.
 In each round every arm runs every test once, in an order that rotates, and the read
-bandwidth of the machine is measured between arms. Neither side loads, tokenizes or samples
+bandwidth of the machine is measured before and after each decode. Neither side loads, tokenizes or samples
 within the time. Writes ``results.json``, ``table.md`` and, with matplotlib, ``plot.svg``.
 """
 
@@ -32,6 +32,9 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 from bandwidth import Probe  # noqa: E402
 from report import write_report  # noqa: E402
+
+#: By arm and test, a value a round.
+Samples = dict[str, dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
@@ -195,28 +198,39 @@ def read_per_token(model: Path) -> tuple[int, int]:
     return int(weights), 2 * 2 * value(f"{architecture}.block_count") * kv_heads * head_dim
 
 
-def measure(arms: list[Arm], tests: list[Test], rounds: int, probe: Probe, pause: float,
-            bandwidth: list[float]) -> dict[str, dict[str, list[float]]]:
-    """Tokens a second by arm and test, a value a round; a first round is thrown away."""
-    rates: dict[str, dict[str, list[float]]] = {a.name: {t.name: [] for t in tests} for a in arms}
+def measure(arms: list[Arm], tests: list[Test], rounds: int, probe: Probe,
+            pause: float) -> tuple[Samples, Samples]:
+    """Tokens a second by arm and test, a value a round, and the read bandwidth of memory around it.
+
+    The bandwidth (bytes a second) is the mean of a look before and one after the timing, because that
+    of a shared machine changes within a run. It is taken for decode only: prefill is bound by arithmetic.
+    A first round is thrown away.
+    """
+    rates: Samples = {a.name: {t.name: [] for t in tests} for a in arms}
+    bandwidth: Samples = {a.name: {t.name: [] for t in tests if t.decode} for a in arms}
     for number in range(-1, rounds):
         turn = number % len(arms)
         for arm in arms[turn:] + arms[:turn]:
-            if number >= 0:
-                bandwidth.append(probe.measure())
+            before: float | None = None
             for test in tests:
+                if test.decode and before is None:
+                    before = probe.measure()
                 time.sleep(pause)  # threads of the arm before go to sleep
                 seconds = arm.seconds(test)
+                after = probe.measure() if test.decode else None
                 if number >= 0:
                     rates[arm.name][test.name].append(test.tokens / seconds)
+                    if before is not None and after is not None:
+                        bandwidth[arm.name][test.name].append((before + after) / 2)
+                before = after
         print(f"  round {number + 1} of {rounds}", file=sys.stderr)
-    return rates
+    return rates, bandwidth
 
 
 def compare(a: argparse.Namespace) -> dict[str, Any]:
     labels = dict(p.split("=", 1) for p in a.peer)
     peers = {label: Peer(python) for label, python in labels.items()}
-    probe, bandwidth = Probe(a.threads), []
+    probe = Probe(a.threads)
     tests = [Test(a.prefill, 0), Test(0, a.decode)]
     tests += [Test(0, a.decode, depth=d) for d in a.depth]
     if a.sequences > 1:
@@ -236,17 +250,18 @@ def compare(a: argparse.Namespace) -> dict[str, Any]:
             packed = [PeerArm(peer, label, repack, model, a.threads, tests, a.step)
                       for label, peer in peers.items() for repack in (True, False)]
             arms += packed
-            rates = measure(arms, tests, a.rounds, probe, a.pause, bandwidth)
+            rates, bandwidth = measure(arms, tests, a.rounds, probe, a.pause)
             for arm in arms:
                 arm.close()
             weights, kv = read_per_token(model)
             result["quantizations"].append({
                 "quantization": quant, "weight_bytes": weights, "kv_bytes_per_token": kv, "rates": rates,
+                "bandwidth": bandwidth,
                 "repacked_mib": {arm.name: arm.repacked_mib for arm in packed}})
     finally:
         for peer in peers.values():
             peer.close()
-    return result | {"tests": [asdict(t) | {"name": t.name} for t in tests], "bandwidth": bandwidth,
+    return result | {"tests": [asdict(t) | {"name": t.name} for t in tests],
                      "against": {backend: [f"llama.cpp {backend} {how}" for how in ("repacked", "as stored")]
                                  for backend in labels}}
 

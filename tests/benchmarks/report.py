@@ -18,21 +18,31 @@ def best_peer(rates: dict[str, dict[str, list[float]]], arms: list[str], test: s
     return name, median(rates[name][test])
 
 
-def bandwidth_share(
-        rate: float, test: dict[str, Any], entry: dict[str, Any], bandwidth: float) -> float | None:
-    """Bytes a second that decoding must read (weights once a step, each sequence its KV), as a
-    share of the measured bandwidth; None for prefill, which is bound by arithmetic."""
+def step_bytes(test: dict[str, Any], entry: dict[str, Any]) -> float:
+    """Bytes that a step of decode must read: weights once, of each sequence its KV."""
+    context = test["depth"] + test["decode"] / 2
+    return float(entry["weight_bytes"] + test["sequences"] * context * entry["kv_bytes_per_token"])
+
+
+def bandwidth_share(arm: str, test: dict[str, Any], entry: dict[str, Any]) -> float | None:
+    """Bytes a second that ``arm`` read in decode as a share of the bandwidth measured around each of
+    its rounds, the median; None for prefill, which is bound by arithmetic."""
     if test["prefill"]:
         return None
-    sequences = test["sequences"]
-    context = test["depth"] + test["decode"] / 2
-    step_bytes = entry["weight_bytes"] + sequences * context * entry["kv_bytes_per_token"]
-    return float(rate / sequences * step_bytes / bandwidth)
+    steps = [rate / test["sequences"] for rate in entry["rates"][arm][test["name"]]]
+    measured = entry["bandwidth"][arm][test["name"]]
+    return median(s * step_bytes(test, entry) / b for s, b in zip(steps, measured, strict=True))
+
+
+def all_bandwidths(result: dict[str, Any]) -> list[float]:
+    """Every look at the bandwidth, bytes a second, ascending."""
+    return sorted(
+        value for entry in result["quantizations"] for tests in entry["bandwidth"].values()
+        for values in tests.values() for value in values)
 
 
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     """One entry for each quantization, test and backend: medians, ratio, share of the limit."""
-    bandwidth = median(result["bandwidth"])
     out = []
     for entry in result["quantizations"]:
         for test in result["tests"]:
@@ -44,18 +54,19 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
                     "quantization": entry["quantization"], "test": test["name"], "backend": backend,
                     "ours": ours, "spread": (max(samples) - min(samples)) / ours, "peer": peer,
                     "peer_configuration": name.rsplit(f"{backend} ", 1)[1], "ratio": ours / peer,
-                    "share": bandwidth_share(ours, test, entry, bandwidth),
-                    "peer_share": bandwidth_share(peer, test, entry, bandwidth)})
+                    "share": bandwidth_share(backend, test, entry),
+                    "peer_share": bandwidth_share(name, test, entry)})
     return out
 
 
 def table(result: dict[str, Any]) -> str:
     """The markdown that goes into docs/performance.md."""
-    versions = {p["version"] for p in result["peer"].values()}
+    versions = ", ".join(sorted({p["version"] for p in result["peer"].values()}))
+    bandwidths = all_bandwidths(result)
     lines = [
         f"{result['model']}, {result['threads']} threads, {result['cpu']}; medians of {result['rounds']} "
-        f"alternating rounds; read bandwidth measured in the same run "
-        f"{median(result['bandwidth']) / 1e9:.1f} GB/s; llama-cpp-python {', '.join(sorted(versions))}, "
+        f"alternating rounds; read bandwidth, measured around each decode, "
+        f"{bandwidths[0] / 1e9:.1f} to {bandwidths[-1] / 1e9:.1f} GB/s; llama-cpp-python {versions}, "
         f"the better of repacked and as stored.", "",
         "| weights | test | backend | t/s | spread | llama.cpp t/s | its best | ratio | share of limit |",
         "|---|---|---|---:|---:|---:|---|---:|---:|"]
@@ -66,7 +77,7 @@ def table(result: dict[str, Any]) -> str:
             f"{row['spread']:.0%} | {row['peer']:.1f} | {row['peer_configuration']} | {row['ratio']:.2f} | "
             f"{share} |")
     lines += ["", "Share of limit: bytes of weights and KV a step reads, times steps a second, over the "
-              "measured bandwidth; llama.cpp's in brackets."]
+              "bandwidth measured around the same round, the median; llama.cpp's in brackets."]
     return "\n".join(lines) + "\n"
 
 

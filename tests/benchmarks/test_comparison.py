@@ -16,13 +16,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import bandwidth
 import report
-from compare_llama_cpp import Peer, PeerArm, Test, read_per_token
+from compare_llama_cpp import Peer, PeerArm, Test, measure, read_per_token
 from make_llama import Shape, make
 
 Test.__test__ = False  # type: ignore[attr-defined]
 
 RESULT: dict[str, Any] = {
-    "model": "m.gguf", "threads": 2, "rounds": 3, "cpu": "a CPU", "bandwidth": [9e9, 10e9, 11e9],
+    "model": "m.gguf", "threads": 2, "rounds": 3, "cpu": "a CPU",
     "peer": {"cpu_avx2": {"version": "1.2"}},
     "tests": [
         {"name": "pp512", "prefill": 512, "decode": 0, "depth": 0, "sequences": 1},
@@ -31,7 +31,10 @@ RESULT: dict[str, Any] = {
     "against": {"cpu_avx2": ["llama.cpp cpu_avx2 repacked", "llama.cpp cpu_avx2 as stored"]},
     "quantizations": [{
         "quantization": "q4_k_m", "weight_bytes": 1_000_000_000, "kv_bytes_per_token": 0,
-        "repacked_mib": {}, "rates": {
+        "repacked_mib": {}, "bandwidth": {
+            arm: {"tg64": [9e9, 10e9, 20e9], "tg32 x8": [10e9, 10e9, 10e9]} for arm in (
+                "cpu_avx2", "llama.cpp cpu_avx2 repacked", "llama.cpp cpu_avx2 as stored")},
+        "rates": {
             "cpu_avx2": {"pp512": [30, 20, 10], "tg64": [9, 8, 7], "tg32 x8": [40, 40, 40]},
             "llama.cpp cpu_avx2 repacked": {"pp512": [10, 10, 1], "tg64": [1, 2, 3], "tg32 x8": [9, 9, 9]},
             "llama.cpp cpu_avx2 as stored": {"pp512": [5, 5, 99], "tg64": [4, 4, 4], "tg32 x8": [8, 8, 8]}}}]}
@@ -46,14 +49,17 @@ def test_ratios_are_of_medians_against_the_better_peer_of_each_test() -> None:
     assert batched["peer_configuration"] == "repacked"
 
 
-def test_the_share_counts_weights_once_a_step_and_kv_for_each_sequence() -> None:
+def test_a_round_is_compared_with_the_bandwidth_around_it() -> None:
     prefill, decode, batched = report.rows(RESULT)
     assert prefill["share"] is None
-    assert decode["share"] == pytest.approx(8 * 1e9 / 10e9)
+    assert decode["share"] == pytest.approx(0.8)  # of 9 / 9, 8 / 10 and 7 / 20
     assert batched["share"] == pytest.approx(40 / 8 * 1e9 / 10e9)
+
+
+def test_a_step_reads_weights_once_and_kv_for_each_sequence() -> None:
     entry = {"weight_bytes": 1000, "kv_bytes_per_token": 10}
     test = {"prefill": 0, "decode": 20, "depth": 90, "sequences": 2}
-    assert report.bandwidth_share(4, test, entry, 1e4) == pytest.approx(2 * (1000 + 2 * 100 * 10) / 1e4)
+    assert report.step_bytes(test, entry) == 1000 + 2 * 100 * 10
 
 
 def test_the_table_has_a_line_for_each_figure(tmp_path: Path) -> None:
@@ -61,6 +67,26 @@ def test_the_table_has_a_line_for_each_figure(tmp_path: Path) -> None:
     report.write_report(tmp_path)
     text = (tmp_path / "table.md").read_text()
     assert "| q4_k_m | tg64 | cpu_avx2 | 8.0 | 25% | 4.0 | as stored | 2.00 | 80% (40%) |" in text
+
+
+def test_decode_stands_between_two_looks_at_the_bandwidth() -> None:
+    looks = iter(range(100))
+
+    class FakeProbe:
+        def measure(self) -> float:
+            return float(next(looks))
+
+    class FakeArm:
+        name = "ours"
+
+        def seconds(self, test: Test) -> float:
+            return 2.0
+
+    tests = [Test(10, 0), Test(0, 4), Test(0, 2, sequences=8)]
+    rates, looked = measure([FakeArm()], tests, 2, FakeProbe(), pause=0)  # type: ignore[list-item,arg-type]
+    assert rates == {"ours": {"pp10": [5, 5], "tg4": [2, 2], "tg2 x8": [8, 8]}}
+    # Round 0, thrown away, looked at 0, 1 and 2.
+    assert looked == {"ours": {"tg4": [3.5, 6.5], "tg2 x8": [4.5, 7.5]}}
 
 
 def test_names_are_those_of_llama_bench() -> None:
