@@ -34,10 +34,10 @@ BACKEND = Backend(
         panel_row("f32", "simd/panel_f32.c.j2", (16, 6), 256),
         panel_row("f16", "simd/panel_f16.c.j2", (16, 6), 256),
         panel_row("bf16", "simd/panel_bf16.c.j2", (16, 6), 256),
-        panel_row("q8_0", "simd/panel_q8_0.c.j2", (16, 3), 32),
+        panel_row("q8_0", "simd/panel_q8_0.c.j2", (16, 4), 128),
         panel_row("q6_k", "simd/panel_q6_k.c.j2", (16, 4), 256),
         panel_row("q4_k", "simd/panel_q4_k.c.j2", (16, 4), 256),
-        panel_row("q5_0", "simd/panel_q5_0.c.j2", (16, 4), 32),
+        panel_row("q5_0", "simd/panel_q5_0.c.j2", (16, 4), 512),
         *shared_rows("simd", dequantize="reference"),
     ),
 )

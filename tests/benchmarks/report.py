@@ -77,8 +77,28 @@ def table(result: dict[str, Any]) -> str:
             f"{row['spread']:.0%} | {row['peer']:.1f} | {row['peer_configuration']} | {row['ratio']:.2f} | "
             f"{share} |")
     lines += ["", "Share of limit: bytes of weights and KV a step reads, times steps a second, over the "
-              "bandwidth measured around the same round, the median; llama.cpp's in brackets."]
-    return "\n".join(lines) + "\n"
+              "bandwidth measured around the same round, the median; llama.cpp's in brackets.", ""]
+    return "\n".join(lines + rounds_table(result)) + "\n"
+
+
+def rounds_table(result: dict[str, Any]) -> list[str]:
+    """Our decode round by round, by the bandwidth it found, for memory whose speed changes within a run."""
+    lines = [
+        "Decode round by round: t/s, share of the GB/s measured around it.", "",
+        "| weights | test | backend |" + " |" * result["rounds"],
+        "|---|---|---|" + "---:|" * result["rounds"]]
+    for entry in result["quantizations"]:
+        for test in result["tests"]:
+            if test["prefill"] or test["sequences"] > 1:
+                continue
+            for backend in result["against"]:
+                pairs = zip(entry["rates"][backend][test["name"]], entry["bandwidth"][backend][test["name"]],
+                            strict=True)
+                cells = [
+                    f"{rate:.1f}, {rate * step_bytes(test, entry) / measured:.0%} of {measured / 1e9:.0f}"
+                    for rate, measured in sorted(pairs, key=lambda pair: pair[1])]
+                lines.append(f"| {' | '.join([entry['quantization'], test['name'], backend, *cells])} |")
+    return lines
 
 
 def plot(result: dict[str, Any], target: Path) -> bool:

@@ -67,6 +67,7 @@ def test_the_table_has_a_line_for_each_figure(tmp_path: Path) -> None:
     report.write_report(tmp_path)
     text = (tmp_path / "table.md").read_text()
     assert "| q4_k_m | tg64 | cpu_avx2 | 8.0 | 25% | 4.0 | as stored | 2.00 | 80% (40%) |" in text
+    assert "| q4_k_m | tg64 | cpu_avx2 | 9.0, 100% of 9 | 8.0, 80% of 10 | 7.0, 35% of 20 |" in text
 
 
 def test_decode_stands_between_two_looks_at_the_bandwidth() -> None:

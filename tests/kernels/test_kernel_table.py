@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from compiler.backends import Backend
 from compiler.kernel_table import kernel_table, own_backends
+from compiler.kernels import FORMATS
 from runtime.cli import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kernels.md"
@@ -26,6 +29,18 @@ def test_every_kernel_of_every_backend_is_in_it() -> None:
         assert section.count("\n| ") == 1 + len(backend.kernels) + 1  # header, rule
         for row in backend.kernels:
             assert f"| `{row.name}` |" in section
+
+
+@pytest.mark.parametrize("backend", own_backends()[1:], ids=lambda backend: backend.name)
+def test_tiles_are_those_of_the_kernels(backend: Backend) -> None:
+    (header,) = (source for source in backend.sources if source.startswith("simd/tiles_"))
+    text = (PAGE.parents[1] / "kernels_c" / header).read_text("utf-8")
+    tokens = {name: int(count) for name, count in re.findall(r"#define (\w+)_TOKENS (\d+)", text)}
+    panels = [row for row in backend.kernels if row.op == "panel"]
+    assert len(panels) == len(FORMATS)
+    for row in panels:
+        kind = "FLOAT" if row.format in ("f32", "f16", "bf16") else str(row.format).upper()
+        assert row.tile == (16, tokens[kind])
 
 
 def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
