@@ -48,15 +48,16 @@ typedef struct {
     int32_t from[ATTENTION_TILE], to[ATTENTION_TILE];
 } attention_rows;
 
-/* q.k of `rows` rows and `tiles` tiles of 16 tokens (constants); out[row][ATTENTION_BLOCK]. */
+/* q.k of `rows` rows and `tiles` tiles of 16 tokens (constants); out[row][ATTENTION_BLOCK]. The same
+ * tokens' V, from v_index on, comes meanwhile. */
 V16 void score_tiles(int32_t type, int32_t rows, int32_t tiles, const attention_rows *r, const void *k,
-                     int64_t index, int32_t head_dim, const void *next, int64_t next_index, float *out)
+                     int64_t index, int32_t head_dim, const void *v, int64_t v_index, float *out)
 {
-    v16 sum[ATTENTION_SUMS];
+    v16 sum[4 * ATTENTION_TILE];
     for (int32_t i = 0; i < rows * tiles; ++i)
         sum[i] = v16_zero();
     for (int32_t d = 0; d < head_dim; ++d) {
-        kv_fetch(type, next, next_index + (int64_t)d * tiles * 16, tiles * 16);
+        kv_fetch(type, v, v_index + (int64_t)d * tiles * 16, tiles * 16);
 #pragma GCC unroll 4
         for (int32_t tile = 0; tile < tiles; ++tile) {
             v16 key = kv_load(type, k, index + ((int64_t)tile * head_dim + d) * 16);
@@ -71,12 +72,12 @@ V16 void score_tiles(int32_t type, int32_t rows, int32_t tiles, const attention_
 }
 
 /* Adds tokens from..to-1 of the block to `rows` rows (a constant) of out, 16 * wide values of d from
- * d0 on; row i takes those of its own range, ascending. */
+ * d0 on; row i takes those of its own range, ascending. next: what comes meanwhile, laid out as V is. */
 V16 void weigh_tokens(int32_t type, int32_t rows, int32_t wide, const attention_rows *r, const float *weights,
                       const void *v, int64_t index, int32_t head_dim, int32_t d0, int32_t from, int32_t to,
                       const void *next, float *out, int64_t stride)
 {
-    v16 sum[ATTENTION_SUMS];
+    v16 sum[4 * ATTENTION_TILE];
     int32_t begin = from, end = to;         /* what all rows share */
     for (int32_t i = 0; i < rows; ++i) {
         begin = r->from[i] > begin ? r->from[i] : begin;
@@ -129,15 +130,18 @@ V16 void attend(const attention_shape *s, int32_t type, int32_t rows, kv_slot kv
     int32_t at = (int32_t)((int64_t)block * ATTENTION_BLOCK % s->capacity);
     int64_t token_index = (int64_t)kv_head * s->capacity + at;
     int32_t tile = from / 16, tiles = (to + 15) / 16;
-    int32_t wide = rows * 4 <= ATTENTION_SUMS ? 4 : rows * 2 <= ATTENTION_SUMS ? 2 : 1;
+    int32_t wide = ATTENTION_WIDE(rows);
 #define SCORE(count)                                                                                         \
-    for (; tile + (count) <= tiles; tile += (count))                                                         \
-        score_tiles(type, rows, count, r, kv.k, (token_index + tile * 16) * s->head_dim_k, s->head_dim_k, kv.v, (token_index + tile * 16) * s->head_dim_v, e + tile * 16)
+    for (; tile + (count) <= tiles; tile += (count)) {                                                       \
+        int64_t token = token_index + tile * 16;                                                             \
+        score_tiles(type, rows, count, r, kv.k, token * s->head_dim_k, s->head_dim_k,                        \
+                    kv.v, token * s->head_dim_v, e + tile * 16);                                             \
+    }
     if (wide == 4)
-        SCORE(4);
+        SCORE(4)
     if (wide >= 2)
-        SCORE(2);
-    SCORE(1);
+        SCORE(2)
+    SCORE(1)
 #undef SCORE
 
     int64_t stride = attention_state_floats(s);

@@ -4,5 +4,5 @@
 #define Q6_K_TOKENS 4
 #define Q8_0_TOKENS 4
 #define Q5_0_TOKENS 4
-/* v16 sums that attention holds: rows times tiles of 16 tokens, or of 16 values. */
-#define ATTENTION_SUMS 6
+/* Tiles of 16 tokens, or of 16 values, that attention takes at a time for so many rows (at most 4). */
+#define ATTENTION_WIDE(rows) ((rows) == 1 ? 4 : (rows) == 2 ? 2 : 1)

@@ -4,5 +4,5 @@
 #define Q6_K_TOKENS 8
 #define Q8_0_TOKENS 8
 #define Q5_0_TOKENS 8
-/* v16 sums that attention holds: rows times tiles of 16 tokens, or of 16 values. */
-#define ATTENTION_SUMS 16
+/* Tiles of 16 tokens, or of 16 values, that attention takes at a time for so many rows (at most 4). */
+#define ATTENTION_WIDE(rows) ((rows) <= 4 ? 4 : 1)
