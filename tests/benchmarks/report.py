@@ -24,14 +24,15 @@ def step_bytes(test: dict[str, Any], entry: dict[str, Any]) -> float:
     return float(entry["weight_bytes"] + test["sequences"] * context * entry["kv_bytes_per_token"])
 
 
+def round_shares(arm: str, test: dict[str, Any], entry: dict[str, Any]) -> list[float]:
+    """Bytes a second that ``arm`` read in each round of decode, as shares of the bandwidth around it."""
+    rounds = zip(entry["rates"][arm][test["name"]], entry["bandwidth"][arm][test["name"]], strict=True)
+    return [rate / test["sequences"] * step_bytes(test, entry) / measured for rate, measured in rounds]
+
+
 def bandwidth_share(arm: str, test: dict[str, Any], entry: dict[str, Any]) -> float | None:
-    """Bytes a second that ``arm`` read in decode as a share of the bandwidth measured around each of
-    its rounds, the median; None for prefill, which is bound by arithmetic."""
-    if test["prefill"]:
-        return None
-    steps = [rate / test["sequences"] for rate in entry["rates"][arm][test["name"]]]
-    measured = entry["bandwidth"][arm][test["name"]]
-    return median(s * step_bytes(test, entry) / b for s, b in zip(steps, measured, strict=True))
+    """The median of :func:`round_shares`; None for prefill, which is bound by arithmetic."""
+    return None if test["prefill"] else median(round_shares(arm, test, entry))
 
 
 def all_bandwidths(result: dict[str, Any]) -> list[float]:
@@ -92,11 +93,10 @@ def rounds_table(result: dict[str, Any]) -> list[str]:
             if test["prefill"] or test["sequences"] > 1:
                 continue
             for backend in result["against"]:
-                pairs = zip(entry["rates"][backend][test["name"]], entry["bandwidth"][backend][test["name"]],
-                            strict=True)
-                cells = [
-                    f"{rate:.1f}, {rate * step_bytes(test, entry) / measured:.0%} of {measured / 1e9:.0f}"
-                    for rate, measured in sorted(pairs, key=lambda pair: pair[1])]
+                rounds = zip(entry["bandwidth"][backend][test["name"]], entry["rates"][backend][test["name"]],
+                             round_shares(backend, test, entry), strict=True)
+                cells = [f"{rate:.1f}, {share:.0%} of {measured / 1e9:.0f}"
+                         for measured, rate, share in sorted(rounds)]
                 lines.append(f"| {' | '.join([entry['quantization'], test['name'], backend, *cells])} |")
     return lines
 

@@ -9,7 +9,7 @@ import pytest
 
 from compiler.backends import Backend
 from compiler.kernel_table import kernel_table, own_backends
-from compiler.kernels import FORMATS
+from compiler.kernels import ACTIVATION_GROUP, FORMATS
 from runtime.cli import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kernels.md"
@@ -39,7 +39,7 @@ def test_tiles_are_those_of_the_kernels(backend: Backend) -> None:
     panels = [row for row in backend.kernels if row.op == "panel"]
     assert len(panels) == len(FORMATS)
     for row in panels:
-        kind = "FLOAT" if row.format in ("f32", "f16", "bf16") else str(row.format).upper()
+        kind = str(row.format).upper() if ACTIVATION_GROUP[str(row.format)] else "FLOAT"
         assert row.tile == (16, tokens[kind])
 
 
