@@ -5,26 +5,31 @@
  *
  *   1 penalties     repetition: a logit of a token in the history is divided by
  *                   the penalty if positive, else multiplied by it; then
- *                   count * frequency + presence is subtracted
- *   2 bias          logit += bias; -INFINITY forbids a token
+ *                   count * frequency + presence is subtracted; then DRY's penalty
+ *                   from a token that would prolong a repetition
+ *   2 bias          logit += bias; -INFINITY forbids a token; so does a bit that
+ *                   `allowed` lacks (a grammar's)
  *   3 temperature 0 the largest logit, and nothing below applies
  *   4 top_k         the k largest logits
  *   5 typical_p     by |surprise - entropy| ascending, until their share >= typical_p
  *   6 top_p         by logit descending, until their share >= top_p
  *   7 min_p         those with probability >= min_p times the largest one's
- *   8 temperature   exp((logit - max) / temperature) over what is left
- *   9 draw          inverse CDF in ascending order of ids, Philox 4x32-10
+ *   8 xtc           with its probability: of the tokens at least as probable as its
+ *                   threshold, all but the least probable one go
+ *   9 temperature   exp((logit - max) / temperature) over what is left
+ *  10 draw          inverse CDF in ascending order of ids, Philox 4x32-10
  *
- * 5 to 7 see probabilities at temperature 1, over what the steps before left.
+ * 5 to 8 see probabilities at temperature 1, over what the steps before left.
  * Of equals the lowest id comes first, everywhere.
  *
  * The same inputs give the same token on every machine and compiler:
  *   - exp is a polynomial of ours, in float, no fma; log likewise in double;
  *   - probabilities are summed as integers: a weight exp(x - max) in [0, 1] counts
  *     floor(2^40 * weight), so no sum depends on its order or on SIMD width;
- *   - the draw depends on (seed, position) only.
+ *   - the draw and XTC's depend on (seed, position) only.
  * Compile without fast-math and with -ffp-contract=off.
  */
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -34,6 +39,9 @@
 #define SAMPLING_MAX_VOCAB (1 << 23)
 #define SAMPLING_BLOCK 256
 #define SAMPLING_FLT_MAX 3.402823466e+38f
+/* The longest repetition that DRY tells apart, so that its work is linear in the history. */
+#define SAMPLING_DRY_LONGEST 50
+#define SAMPLING_DRY_MOST 1e30f
 
 /* ---- numbers ----------------------------------------------------------- */
 
@@ -329,16 +337,48 @@ static void sampling_min_p(sampling_list *c, float min_p)
     c->n = kept;
 }
 
+/* 64 random bits of (seed, position); `use` tells the draws of one position apart. */
+static uint64_t sampling_random(uint64_t seed, uint64_t position, uint32_t use)
+{
+    uint32_t counter[4] = {(uint32_t)position, (uint32_t)(position >> 32), use, 0};
+    sampling_philox(counter, (uint32_t)seed, (uint32_t)(seed >> 32));
+    return ((uint64_t)counter[1] << 32) | counter[0];
+}
+
+/* Exclude top choices (the sampler of that name by p-e-w, 2024): of the candidates with a
+ * probability >= threshold all but the last go; the order is by logit descending, ties to the
+ * lowest id. Fewer than two: nothing goes. */
+static void sampling_xtc(sampling_list *c, float threshold)
+{
+    const uint64_t least = (uint64_t)((double)threshold * (double)sampling_sum(c->weight, c->n));
+    int32_t last = -1, above = 0, i, kept = 0;
+    for (i = 0; i < c->n; i++) {
+        if (sampling_weight(c->weight[i]) < least)
+            continue;
+        above++;
+        if (last < 0 || c->logit[i] <= c->logit[last])
+            last = i;
+    }
+    if (above < 2)
+        return;
+    for (i = 0; i < c->n; i++) {
+        int keep = i == last || sampling_weight(c->weight[i]) < least;
+        c->id[kept] = c->id[i];
+        c->logit[kept] = c->logit[i];
+        c->weight[kept] = c->weight[i];
+        kept += keep;
+    }
+    c->n = kept;
+}
+
 static int32_t sampling_draw(sampling_list *c, float temperature, uint64_t seed, uint64_t position)
 {
-    uint32_t counter[4] = {(uint32_t)position, (uint32_t)(position >> 32), 0, 0};
     int32_t finite, i;
     float max = sampling_max(c->logit, c->n, &finite);
     uint64_t sum = 0, at;
     for (i = 0; i < c->n; i++)
         c->weight[i] = sampling_exp((c->logit[i] - max) / temperature);
-    sampling_philox(counter, (uint32_t)seed, (uint32_t)(seed >> 32));
-    at = sampling_scale(((uint64_t)counter[1] << 32) | counter[0], sampling_sum(c->weight, c->n));
+    at = sampling_scale(sampling_random(seed, position, 0), sampling_sum(c->weight, c->n));
     for (i = 0; i < c->n - 1; i++) {
         sum += sampling_weight(c->weight[i]);
         if (sum > at)
@@ -371,6 +411,49 @@ static void sampling_penalize(float *x, const engine_sampling *p, const int32_t 
     }
 }
 
+static inline int sampling_bit(const uint32_t *set, int32_t i)
+{
+    return (int)(set[i >> 5] >> (i & 31) & 1);
+}
+
+/* "Don't repeat yourself" (the sampler of that name by p-e-w, 2024). Where the end of the
+ * history stood before, the token that followed it there would prolong the repetition: its
+ * logit loses multiplier * base^(length - allowed_length) for the longest such repetition of
+ * at least allowed_length tokens. No repetition goes past a breaker.
+ * breakers: bits by token id, or NULL. length: int32_t[n_vocab], contents irrelevant. */
+static void sampling_dry(float *x, const engine_sampling *p, const int32_t *history, int32_t n,
+                         const uint32_t *breakers, int32_t *length)
+{
+    const int32_t first = p->dry_penalty_last_n >= 0 && p->dry_penalty_last_n < n ? n - p->dry_penalty_last_n : 0;
+    const int32_t last = n - 1;
+    int32_t i;
+    if (last <= first || (breakers && sampling_bit(breakers, history[last])))
+        return;
+    for (i = first; i < n; i++)
+        length[history[i]] = 0;
+    for (i = first; i < last; i++) {
+        const int32_t next = history[i + 1];
+        int32_t run = 1;
+        if (history[i] != history[last] || (breakers && sampling_bit(breakers, next)))
+            continue;
+        while (run < SAMPLING_DRY_LONGEST && i - run >= first && history[i - run] == history[last - run] &&
+               !(breakers && sampling_bit(breakers, history[i - run])))
+            run++;
+        length[next] = run > length[next] ? run : length[next];
+    }
+    for (i = first; i < n; i++) {
+        const int32_t token = history[i];
+        float penalty = p->dry_multiplier;
+        int32_t k;
+        if (length[token] == 0 || length[token] < p->dry_allowed_length)
+            continue;
+        for (k = p->dry_allowed_length; k < length[token] && penalty < SAMPLING_DRY_MOST; k++)
+            penalty = penalty * p->dry_base;
+        x[token] = x[token] - (penalty < SAMPLING_DRY_MOST ? penalty : SAMPLING_DRY_MOST);
+        length[token] = 0;
+    }
+}
+
 static int sampling_in(float x, float low, float high) /* false for NaN */
 {
     return x >= low && x <= high;
@@ -385,7 +468,11 @@ static int sampling_valid(int32_t n_vocab, const engine_sampling *p, const int32
     if (!sampling_in(p->temperature, 0.0f, SAMPLING_FLT_MAX) || p->top_k < 0 || !sampling_in(p->top_p, 0.0f, 1.0f) ||
         !sampling_in(p->min_p, 0.0f, 1.0f) || !sampling_in(p->typical_p, 0.0f, 1.0f) ||
         !sampling_in(p->repetition_penalty, 9.9e-7f, 1e3f) || !sampling_in(p->presence_penalty, -1e3f, 1e3f) ||
-        !sampling_in(p->frequency_penalty, -1e3f, 1e3f))
+        !sampling_in(p->frequency_penalty, -1e3f, 1e3f) || !sampling_in(p->xtc_probability, 0.0f, 1.0f) ||
+        !sampling_in(p->xtc_threshold, 0.0f, 1.0f) || !sampling_in(p->dry_multiplier, 0.0f, 1e3f))
+        return 0;
+    if (p->dry_multiplier > 0.0f &&
+        (!sampling_in(p->dry_base, 1.0f, 1e2f) || p->dry_allowed_length < 1 || p->dry_penalty_last_n < -1))
         return 0;
     for (i = 0; i < n_history; i++)
         if (history[i] < 0 || history[i] >= n_vocab)
@@ -401,6 +488,7 @@ static int sampling_valid(int32_t n_vocab, const engine_sampling *p, const int32
 int32_t engine_sample(const float *logits, int32_t n_vocab, const engine_sampling *params,
                       const int32_t *history, int32_t n_history,
                       const int32_t *bias_token, const float *bias, int32_t n_bias,
+                      const uint32_t *allowed, const uint32_t *breakers,
                       uint64_t position, float *scratch, engine_choice *out)
 {
     const engine_sampling *p = params;
@@ -409,7 +497,7 @@ int32_t engine_sample(const float *logits, int32_t n_vocab, const engine_samplin
     uint64_t row_total;
     sampling_list c;
     uint32_t *key;
-    int32_t finite, penalized, i;
+    int32_t finite, penalized, dry, i;
 
     if (!sampling_valid(n_vocab, p, history, n_history, bias_token, bias, n_bias))
         return ENGINE_E_ARGUMENT;
@@ -427,15 +515,21 @@ int32_t engine_sample(const float *logits, int32_t n_vocab, const engine_samplin
     max = row_max;
     penalized = n_history > 0 &&
                 (p->repetition_penalty != 1.0f || p->presence_penalty != 0.0f || p->frequency_penalty != 0.0f);
-    if (penalized || n_bias > 0) {
+    dry = n_history > 1 && p->dry_multiplier > 0.0f;
+    if (penalized || dry || n_bias > 0 || allowed) {
         memcpy(c.logit, logits, (size_t)n_vocab * sizeof *logits);
         if (penalized)
             sampling_penalize(c.logit, p, history, n_history, (int32_t *)key);
+        if (dry)
+            sampling_dry(c.logit, p, history, n_history, breakers, (int32_t *)key);
         for (i = 0; i < n_bias; i++)
             c.logit[bias_token[i]] = c.logit[bias_token[i]] + bias[i];
+        for (i = 0; allowed && i < n_vocab; i++)
+            if (!sampling_bit(allowed, i))
+                c.logit[i] = -INFINITY;
         x = c.logit;
         max = sampling_max(x, n_vocab, &finite);
-        /* Finite in, finite out, but for overflow and a bias that forbids every token. */
+        /* Finite in, finite out, but for overflow and where every token is forbidden. */
         if (!sampling_in(max, -SAMPLING_FLT_MAX, SAMPLING_FLT_MAX))
             return ENGINE_E_ARGUMENT;
     }
@@ -463,6 +557,9 @@ int32_t engine_sample(const float *logits, int32_t n_vocab, const engine_samplin
         }
         if (p->min_p > 0.0f)
             sampling_min_p(&c, p->min_p);
+        if (p->xtc_probability > 0.0f &&
+            (double)(sampling_random(p->seed, position, 1) >> 11) * 0x1p-53 < (double)p->xtc_probability)
+            sampling_xtc(&c, p->xtc_threshold);
         out->token = sampling_draw(&c, p->temperature, p->seed, position);
     }
     out->logprob = sampling_logprob(logits[out->token], row_max, sampling_log_sum(row_total));

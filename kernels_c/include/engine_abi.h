@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* cdef-begin */
-#define ENGINE_ABI_VERSION 1
+#define ENGINE_ABI_VERSION 2
 #define ENGINE_OK 0
 #define ENGINE_E_ARGUMENT 1  /* a count, slot, position or token out of range */
 #define ENGINE_E_MEMORY 2    /* the arena or the KV cache could not be mapped */
@@ -85,6 +85,12 @@ typedef struct {
     float repetition_penalty; /* 1: off */
     float presence_penalty;   /* 0: off */
     float frequency_penalty;  /* 0: off */
+    float xtc_probability;    /* 0: off */
+    float xtc_threshold;
+    float dry_multiplier;     /* 0: off */
+    float dry_base;
+    int32_t dry_allowed_length;
+    int32_t dry_penalty_last_n; /* -1: the whole history */
     uint64_t seed;
 } engine_sampling;
 
@@ -96,12 +102,16 @@ typedef struct {
 /* Chooses a token from logits[n_vocab] (not modified), by the steps that
  * sampling.c lists in order. history[n_history]: ids the penalties look at.
  * bias_*: added to the logits of bias_token[n_bias]; -INFINITY forbids a token.
+ * allowed: a bit a token (token t: bit t % 32 of word t / 32), those that may be
+ * chosen, or NULL for all. breakers: likewise, those that end a repetition for DRY,
+ * or NULL for none.
  * scratch: float[4 * n_vocab]. The draw depends on (seed, position) only (Philox
  * 4x32-10). ENGINE_E_NUMERIC: a logit is NaN or infinite; ENGINE_E_ARGUMENT: a
- * parameter or an id is out of range, or the bias forbids every token. */
+ * parameter or an id is out of range, or every token is forbidden. */
 int32_t engine_sample(const float *logits, int32_t n_vocab, const engine_sampling *params,
                       const int32_t *history, int32_t n_history,
                       const int32_t *bias_token, const float *bias, int32_t n_bias,
+                      const uint32_t *allowed, const uint32_t *breakers,
                       uint64_t position, float *scratch, engine_choice *out);
 
 /* The n most likely tokens of a row and their log-probabilities, descending,

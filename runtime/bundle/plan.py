@@ -56,6 +56,7 @@ class Limits:
     """Tokens, seconds, watts, joules; None where the plan sets none."""
 
     max_tokens: int
+    min_tokens: int
     max_seconds: float | None
     max_watts: float | None
     max_watts_advisory: bool
@@ -84,6 +85,13 @@ class Sampling:
     repetition_penalty: float
     presence_penalty: float
     frequency_penalty: float
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_penalty_last_n: int
+    dry_sequence_breakers: tuple[str, ...]
+    xtc_probability: float
+    xtc_threshold: float
     seed: int
 
 
@@ -162,7 +170,7 @@ class ResolvedPlan:
             value = getattr(getattr(self, group) if group else self, leaf)
             if field.path == "quantization.overrides":
                 value = [{"tensors": item.tensors, "type": item.type} for item in value]
-            result[field.path] = value
+            result[field.path] = list(value) if field.kind == "texts" else value
         return result
 
     @property
@@ -307,12 +315,24 @@ def check_together(values: Mapping[str, Any], has_energy_meter: bool | None) -> 
                 hint="raise execution.context or lower limits.max_tokens",
             )
         )
+    least = values.get("limits.min_tokens")
+    if least is not None and tokens is not None and least > tokens:
+        faults.append(
+            plan_error(
+                "conflicting_fields",
+                "limits.min_tokens",
+                f"{least} is more than the {tokens} of limits.max_tokens",
+                allowed=f"0 to {tokens}",
+            )
+        )
     return faults
 
 
 def _normal(path: str, value: Any) -> Any:
     if path == "quantization.overrides":
         return tuple(TypeOverride(item["tensors"], item["type"]) for item in value)
+    if BY_PATH[path].kind == "texts":
+        return tuple(value)
     if BY_PATH[path].kind == "number" and value is not None:
         return float(value)  # 1 and 1.0 are one decision and must have one digest
     return value

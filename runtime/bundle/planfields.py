@@ -11,7 +11,7 @@ from typing import Any, Literal
 from runtime.bundle.spelling import did_you_mean
 from runtime.errors import EXIT_PLAN, EngineError
 
-Kind = Literal["integer", "number", "string", "boolean", "overrides"]
+Kind = Literal["integer", "number", "string", "boolean", "overrides", "texts"]
 
 RECIPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_k_m", "source")
 #: Types an override may ask for: those that can be encoded.
@@ -23,6 +23,7 @@ BACKEND_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
 TENSORS_PATTERN = r"^[A-Za-z0-9_.*?-]{1,128}$"
 DIGEST_PATTERN = r"^[0-9a-f]{64}$"
 MAX_OVERRIDES = 256
+MAX_TEXTS = 64
 
 _KIND_WORDS = {
     "integer": "an integer",
@@ -30,6 +31,7 @@ _KIND_WORDS = {
     "string": "text",
     "boolean": "true or false",
     "overrides": "a list of {tensors, type}",
+    "texts": "a list of texts",
 }
 
 
@@ -72,6 +74,7 @@ FIELDS: tuple[Field, ...] = (
     Field("quantization.imatrix", "string", pattern=DIGEST_PATTERN, nullable=True),
     Field("scheduler_policy", "string", choices=POLICIES),
     Field("limits.max_tokens", "integer", 1, 16_777_216),
+    Field("limits.min_tokens", "integer", 0, 16_777_216),
     Field("limits.max_seconds", "number", 0, 604_800, above=True, nullable=True),
     Field("limits.max_watts", "number", 0, 100_000, above=True, nullable=True),
     Field("limits.max_watts_advisory", "boolean"),
@@ -90,6 +93,13 @@ FIELDS: tuple[Field, ...] = (
     Field("sampling.repetition_penalty", "number", 0, 100, above=True),
     Field("sampling.presence_penalty", "number", -100, 100),
     Field("sampling.frequency_penalty", "number", -100, 100),
+    Field("sampling.dry_multiplier", "number", 0, 100),
+    Field("sampling.dry_base", "number", 1, 100),
+    Field("sampling.dry_allowed_length", "integer", 1, 1024),
+    Field("sampling.dry_penalty_last_n", "integer", -1, 16_777_216),
+    Field("sampling.dry_sequence_breakers", "texts"),
+    Field("sampling.xtc_probability", "number", 0, 1),
+    Field("sampling.xtc_threshold", "number", 0, 1),
     Field("sampling.seed", "integer", 0, 2**63 - 1),
     Field("observability.op_timing", "boolean"),
 )
@@ -138,6 +148,18 @@ def check_value(path: str, value: Any) -> EngineError | None:
             return plan_error("out_of_range", path, f"{shown(value)} is empty or too long", allowed)
     elif field.kind == "overrides":
         return _check_overrides(path, value)
+    elif field.kind == "texts":
+        return _check_texts(path, value)
+    return None
+
+
+def _check_texts(path: str, value: list[Any] | tuple[Any, ...]) -> EngineError | None:
+    allowed = f"at most {MAX_TEXTS} texts of 1 to {MAX_TEXTS} characters"
+    if len(value) > MAX_TEXTS:
+        return plan_error("out_of_range", path, f"{len(value)} texts are too many", allowed)
+    for index, item in enumerate(value):
+        if not isinstance(item, str) or not 1 <= len(item) <= MAX_TEXTS:
+            return plan_error("not_allowed", f"{path}[{index}]", f"{shown(item)} is not accepted", allowed)
     return None
 
 
@@ -169,4 +191,6 @@ def _has_type(field: Field, value: Any) -> bool:
         return (isinstance(value, int) and not isinstance(value, bool)) or (
             isinstance(value, float) and math.isfinite(value)
         )
+    if field.kind == "texts":
+        return isinstance(value, list | tuple)
     return isinstance(value, list if field.kind == "overrides" else str)

@@ -12,7 +12,8 @@ from runtime.bundle.store import bundles_dir
 from runtime.control.compare import lookup
 from runtime.control.record import describe_hardware, ids_digest
 from runtime.engine.loop import Engine
-from runtime.engine.types import Limits, Phase, Request, Sampling, StopReason
+from runtime.engine.sampling import sampling_of
+from runtime.engine.types import Limits, Phase, Request, StopReason
 from runtime.errors import EXIT_BUNDLE, EXIT_RUN, EXIT_USAGE, EngineError
 from runtime.version import ENGINE_VERSION
 
@@ -102,8 +103,8 @@ def replay(record: Mapping[str, Any], engine: Engine, prompt: str | None = None)
         )
     request = Request(
         prompt_ids=_prompt_ids(record, engine, prompt),
-        sampling=Sampling(**{name: record["sampling"][name] for name in Sampling.__dataclass_fields__}),
-        limits=Limits(max_tokens=count),
+        sampling=sampling_of(record["sampling"]),
+        limits=Limits(max_tokens=count, min_tokens=min(record["limits"].get("min_tokens", 0), count)),
         logit_bias={int(token): bias for token, bias in record["logit_bias"].items()},
         ignore_eos=True,
     )

@@ -22,11 +22,12 @@ import numpy.typing as npt
 
 from runtime.bundle.machine import Machine
 from runtime.bundle.reader import Bundle
+from runtime.engine.tokensets import TokenSet
 from runtime.engine.types import EngineLimits, Sampling
 from runtime.engine.weights import Residence, hold_weights, weights_changed
 from runtime.errors import EXIT_BUNDLE, EXIT_MACHINE, EXIT_RUN, EngineError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 _HEADER = Path(__file__).resolve().parents[2] / "kernels_c" / "include" / "engine_abi.h"
 
 _OK, _E_ARGUMENT, _E_MEMORY, _E_THREADS, _E_NUMERIC = range(5)
@@ -104,6 +105,7 @@ class Executable:
         self._choice = ffi.new("engine_choice *")
         self._no_ids = ffi.cast("int32_t *", 0)
         self._no_floats = ffi.cast("float *", 0)
+        self._no_bits = ffi.cast("uint32_t *", 0)
         self._params: dict[Sampling, Any] = {}
         self._forward = lib.engine_forward
         self._sample = lib.engine_sample
@@ -215,12 +217,15 @@ class Executable:
         position: int,
         history: npt.NDArray[np.int32] | None = None,
         bias: tuple[npt.NDArray[np.int32], Floats] | None = None,
+        allowed: TokenSet | None = None,
+        breakers: TokenSet | None = None,
     ) -> Choice:
         """Chooses a token from one row of logits ``[n_vocab]``, contiguous.
 
         ``position``: of the token being chosen (the draw depends on it and on the
         seed only). ``history``: int32 ids that penalties look at. ``bias``: ids and what
-        is added to their logits.
+        is added to their logits. ``allowed``: the tokens that may be chosen; ``breakers``:
+        those that end a repetition for DRY.
         """
         ffi = abi()
         params = self._params.get(sampling)
@@ -239,6 +244,8 @@ class Executable:
             ffi.cast("int32_t *", bias[0].ctypes.data) if bias is not None else self._no_ids,
             ffi.cast("float *", bias[1].ctypes.data) if bias is not None else self._no_floats,
             n_bias,
+            ffi.cast("uint32_t *", allowed.ctypes.data) if allowed is not None else self._no_bits,
+            ffi.cast("uint32_t *", breakers.ctypes.data) if breakers is not None else self._no_bits,
             position,
             self._scratch_pointer,
             self._choice,
@@ -337,7 +344,8 @@ class Executable:
         )
 
 
-_SAMPLING = tuple(Sampling.__dataclass_fields__)  # named as in the C struct
+#: Named as in the C struct; texts are turned into sets of tokens before they get there.
+_SAMPLING = tuple(name for name in Sampling.__dataclass_fields__ if name != "dry_sequence_breakers")
 
 
 def _check_memory(limits: EngineLimits, machine: Machine) -> None:

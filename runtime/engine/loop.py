@@ -92,9 +92,8 @@ class Engine:
                 hint="wait for a sequence to end, or compile a plan with more slots",
                 exit_code=EXIT_RUN,
             )
-        # A text that continues a prompt keeps the space that its first word begins with.
-        decoder = self.tokenizer.stream(skip_special=True, continuation=True)
-        sequence = LiveSequence(request, self._free.pop(), self.limits.context, decoder)
+        sequence = LiveSequence(request, self._free[-1], self.limits.context, self.tokenizer)
+        self._free.pop()
         self._held[sequence.slot] = sequence
         return sequence
 
@@ -159,9 +158,10 @@ class Engine:
         for live, count in lives:
             live.n_processed += count
         events = [
-            self._choose(live, logits[row])
+            event
             for row, live in enumerate(sampled)
             if logits is not None and live.slot not in failures
+            if (event := self._choose_or_fail(live, logits[row], failures)) is not None
         ]
         ended_ns = time.monotonic_ns()
         for live, _ in lives:
@@ -193,13 +193,25 @@ class Engine:
                 raise _invalid_work(f"{count} tokens of a sequence in {live.phase}", f"1 to {most}")
         return lives
 
+    def _choose_or_fail(
+        self, live: LiveSequence, row: Floats, failures: dict[int, EngineError]
+    ) -> TokenEvent | None:
+        """The next token of a sequence; what its constraint or bias makes impossible ends it alone."""
+        try:
+            return self._choose(live, row)
+        except EngineError as error:
+            failures[live.slot] = error
+            return None
+
     def _choose(self, live: LiveSequence, row: Floats) -> TokenEvent:
         """Samples the next token of a sequence from its row and says what came of it."""
         request, executable = live.request, self.executable
         live.note_logits(row)
         position = live.n_prompt + len(live.token_ids)
         history = live.history if live.penalised else None
-        choice = executable.sample(row, request.sampling, position, history, live.bias)
+        choice = executable.sample(
+            row, request.sampling, position, history, live.bias, live.allowed(), live.breakers
+        )
         top = executable.top_logprobs(row, request.logprobs) if request.logprobs else ()
         now_ns = time.monotonic_ns()
         ends = choice.token in self.tokenizer.eos_ids and not request.ignore_eos

@@ -44,10 +44,16 @@ BOUNDS: dict[str, Bound] = {
     "repetition_penalty": Bound(False, 1e-6, 1000, "divides positive logits of tokens already seen; 1: off"),
     "frequency_penalty": Bound(False, -1000, 1000, "subtracted once for each time a token was seen; 0: off"),
     "presence_penalty": Bound(False, -1000, 1000, "subtracted if a token was seen at all; 0: off"),
+    "dry_multiplier": Bound(False, 0, 1000, "what a token that would prolong a repetition loses; 0: off"),
+    "dry_base": Bound(False, 1, 100, "factor of that loss for each token the repetition is longer"),
+    "dry_allowed_length": Bound(True, 1, (1 << 31) - 1, "repetitions shorter than this cost nothing"),
+    "dry_penalty_last_n": Bound(True, -1, (1 << 31) - 1, "how many of the last tokens DRY looks at; -1: all"),
     "top_k": Bound(True, 0, (1 << 31) - 1, "keeps the k most likely tokens; 0: off"),
     "typical_p": Bound(False, 0, 1, "keeps the tokens of typical surprise up to this share; 1: off"),
     "top_p": Bound(False, 0, 1, "keeps the most likely tokens up to this share; 1: off"),
     "min_p": Bound(False, 0, 1, "keeps tokens at least this likely, relative to the likeliest; 0: off"),
+    "xtc_probability": Bound(False, 0, 1, "how often the most probable tokens are excluded; 0: off"),
+    "xtc_threshold": Bound(False, 0, 1, "of tokens at least this probable only the last one stays"),
     "temperature": Bound(False, 0, 1e6, "divides the logits of what is left; 0: greedy"),
     "seed": Bound(True, 0, (1 << 64) - 1, "with a token's position, determines the draw"),
 }
@@ -69,6 +75,9 @@ def sampling_of(values: Mapping[str, Any], base: Sampling | None = None) -> Samp
     faults = []
     for name, value in values.items():
         bound, path = BOUNDS.get(name), f"sampling.{name}"
+        if name == "dry_sequence_breakers":
+            faults += _breaker_faults(path, value)
+            continue
         if bound is None:
             near = difflib.get_close_matches(name, BOUNDS, n=1)
             hint = f"did you mean {near[0]}?" if near else None
@@ -80,7 +89,13 @@ def sampling_of(values: Mapping[str, Any], base: Sampling | None = None) -> Samp
     if faults:
         message = f"{len(faults)} sampling parameters are wrong"
         raise EngineError("invalid_request", message, exit_code=EXIT_RUN, causes=tuple(faults))
-    return replace(base or Sampling(), **values)
+    made = replace(base or Sampling(), **values)
+    return replace(made, dry_sequence_breakers=tuple(made.dry_sequence_breakers))
+
+
+def _breaker_faults(path: str, value: object) -> list[EngineError]:
+    fine = isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value)
+    return [] if fine else [_fault(path, f"{value!r:.60} is not allowed", "texts that are not empty")]
 
 
 def logit_bias_of(values: Mapping[Any, Any], n_vocab: int) -> dict[int, float]:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.engine.stopping import StopMatcher
-from runtime.engine.tokenizer import StreamDecoder
+from runtime.engine.tokenizer import Tokenizer
+from runtime.engine.tokensets import TokenSet, breaker_set, token_set
 from runtime.engine.types import Phase, Request, Sampling, StopReason
 from runtime.errors import EngineError
 
@@ -23,8 +24,9 @@ class LiveSequence:
     context leaves (the last token needs no place in the KV cache).
     """
 
-    def __init__(self, request: Request, slot: int, context: int, decoder: StreamDecoder) -> None:
+    def __init__(self, request: Request, slot: int, context: int, tokenizer: Tokenizer) -> None:
         self.request = request
+        self.constraint = None if request.constraint is None else tokenizer.grammars.begin(request.constraint)
         self.slot = slot
         self.phase = Phase.PREFILL
         self.n_prompt = len(request.prompt_ids)
@@ -41,10 +43,14 @@ class LiveSequence:
         self.admitted_ns = time.monotonic_ns()
         self.finished_ns: int | None = None
         self.penalised = penalises(request.sampling)
+        texts = request.sampling.dry_sequence_breakers
+        self.breakers = breaker_set(tokenizer, texts) if request.sampling.dry_multiplier > 0 else None
+        self._no_end = ~token_set(tokenizer.eos_ids, tokenizer.n_vocab)
         self.bias = _bias(request)
         limit = request.limits.max_seconds
         self.deadline_ns = None if limit is None else self.admitted_ns + round(limit * 1e9)
-        self._decoder = decoder
+        # A text that continues a prompt keeps the space that its first word begins with.
+        self._decoder = tokenizer.stream(skip_special=True, continuation=True)
         self._stops = StopMatcher(request.stop)
         self._digest = blake2b(digest_size=32)
 
@@ -60,6 +66,20 @@ class LiveSequence:
     def history(self) -> npt.NDArray[np.int32]:
         """All ids so far, prompt first."""
         return self.ids[: self.n_prompt + len(self.token_ids)]
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it has fewer tokens than its ``min_tokens``."""
+        return len(self.token_ids) < self.request.limits.min_tokens
+
+    def allowed(self) -> TokenSet | None:
+        """The tokens that may come next; None for all. Raises ``constraint_failed``."""
+        mask = None if self.constraint is None else self.constraint.allowed()
+        if not self.unfinished:
+            return mask
+        # Where a grammar is complete nothing else is left to choose.
+        longer = self._no_end if mask is None else mask & self._no_end
+        return longer if longer.any() else mask
 
     def late(self, now_ns: int) -> bool:
         """Whether its ``max_seconds`` have passed."""
@@ -83,6 +103,10 @@ class LiveSequence:
         if ends:
             return self.end(StopReason.END_OF_SEQUENCE, now_ns)
         text = self._show(self._decoder.push(token))
+        if self.constraint is not None:
+            self.constraint.accept(token)
+            if self.constraint.complete:
+                return text + self.end(StopReason.END_OF_SEQUENCE, now_ns)
         if self._stops.matched is not None:
             return text + self.end(StopReason.STOP_SEQUENCE, now_ns)
         if len(self.token_ids) >= self.budget:
@@ -100,7 +124,7 @@ class LiveSequence:
         return text
 
     def _show(self, text: str) -> str:
-        shown = self._stops.push(text)
+        shown = self._stops.push(text, len(self.token_ids) >= self.request.limits.min_tokens)
         self.text += shown
         return shown
 
@@ -116,6 +140,7 @@ def penalises(sampling: Sampling) -> bool:
         sampling.repetition_penalty != 1.0
         or sampling.presence_penalty != 0.0
         or sampling.frequency_penalty != 0.0
+        or sampling.dry_multiplier > 0.0
     )
 
 

@@ -17,11 +17,14 @@ class StopMatcher:
         self._held = ""
         self.matched: str | None = None
 
-    def push(self, text: str) -> str:
-        """The text that is now safe to show; nothing more once ``matched`` is set."""
+    def push(self, text: str, may_match: bool = True) -> str:
+        """The text that is now safe to show; nothing more once ``matched`` is set.
+
+        ``may_match``: False where no stop sequence counts yet; what was pushed then is never part of one.
+        """
         if self.matched is not None:
             return ""
-        if not self._stops:
+        if not self._stops or not may_match:
             return text
         held = self._held + text
         found = [(at, -len(stop), stop) for stop in self._stops if (at := held.find(stop)) >= 0]

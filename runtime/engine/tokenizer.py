@@ -13,11 +13,14 @@ import codecs
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenizers import Tokenizer as MergeTokenizer
 
 from runtime.errors import EXIT_BUNDLE, EXIT_RUN, EXIT_USAGE, EngineError
+
+if TYPE_CHECKING:
+    from runtime.engine.constraint import Grammars
 
 #: The meaning of ``vocabulary.json`` this module knows.
 VOCABULARY_FORMAT = 1
@@ -107,14 +110,24 @@ class Tokenizer:
         """The model's plain chat template."""
         return self.chat_templates.get("default")
 
+    @cached_property
+    def grammars(self) -> Grammars:
+        """The constraints compiled for this vocabulary so far."""
+        from runtime.engine.constraint import Grammars
+
+        return Grammars(self)
+
     # ---- text → ids ----------------------------------------------------
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    def encode(
+        self, text: str, add_special: bool = True, parse_special: bool = False, *, continuation: bool = False
+    ) -> list[int]:
         """The ids of ``text``.
 
         ``add_special`` adds BOS and EOS where the model wants them; ``parse_special``
         lets control tokens written in the text stand for themselves (a rendered chat
         template), otherwise they are plain text (anything a user wrote).
+        ``continuation`` says that other text stands before: no space is put in front then.
         A vocabulary that is not ``byte_complete`` loses the bytes it has no piece for.
 
         Raises EngineError ``text_invalid`` for lone surrogates.
@@ -131,7 +144,7 @@ class Tokenizer:
         ids: list[int] = []
         if add_special and self.add_bos and self.bos_id is not None:
             ids.append(self.bos_id)
-        after_special = True
+        after_special = not continuation
         for fragment in self._partition(text, parse_special):
             if isinstance(fragment, int):
                 ids.append(fragment)

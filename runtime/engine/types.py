@@ -12,10 +12,11 @@ Life of a sequence::
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from runtime.errors import EngineError
 
@@ -57,6 +58,13 @@ class Sampling:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1  # -1: the whole sequence
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
     seed: int = 0  # 0 … 2^64 - 1
 
 
@@ -67,13 +75,33 @@ class Limits:
     ``max_tokens`` and ``max_seconds`` (from admission, prefill included) are kept
     by the run loop; the energy limits by whoever holds the meter, through
     :meth:`EngineLike.finish` or by waiting between steps (``on_limit: pace``).
+    Before ``min_tokens`` no end-of-sequence token is chosen and no stop text ends it.
     """
 
     max_tokens: int = 512
+    min_tokens: int = 0
     max_seconds: float | None = None
     max_watts: float | None = None
     max_joules: float | None = None
     on_limit: str = "stop"  # stop | pace
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """``text``: a JSON Schema (as JSON), a regular expression (the Rust crate ``regex``'s syntax, matched
+    whole), or a grammar in llguidance's variant of Lark. Recorded as it is."""
+
+    kind: Literal["json_schema", "regex", "grammar"]
+    text: str
+
+    @classmethod
+    def of_schema(cls, schema: Mapping[str, Any] | bool) -> Constraint:
+        """A JSON Schema given as an object; properties keep their order, which is that of the answer."""
+        return cls("json_schema", json.dumps(schema, ensure_ascii=False, separators=(",", ":")))
+
+    def to_json(self) -> dict[str, str]:
+        """As it stands in a record."""
+        return {"kind": self.kind, "text": self.text}
 
 
 @dataclass(frozen=True)
@@ -84,6 +112,7 @@ class Request:
     reported beside each chosen one (0: the chosen one's only).
     ``stop``: texts that end the execution; they are not part of its result.
     ``ignore_eos``: go on past an end-of-sequence token (for benchmarks).
+    ``constraint``: what the answer must look like; it ends where nothing more can follow.
     """
 
     prompt_ids: tuple[int, ...]
@@ -93,6 +122,7 @@ class Request:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
     ignore_eos: bool = False
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ int main(int argc, char **argv)
         const engine_sampling params = {.temperature = 0.8f, .top_k = 5, .top_p = 0.9f, .min_p = 0.01f,
                                         .typical_p = 1, .repetition_penalty = 1.1f, .seed = 7};
         engine_choice choice;
-        if (engine_sample(logits, limits.n_vocab, &params, token, n, NULL, NULL, 0, s, scratch, &choice) != ENGINE_OK)
+        if (engine_sample(logits, limits.n_vocab, &params, token, n, NULL, NULL, 0, NULL, NULL, s, scratch, &choice) != ENGINE_OK)
             return 6;
         free(scratch), free(logits), free(want), free(token), free(position), free(slot);
     }

@@ -127,11 +127,14 @@ void engine_close(engine *e) { free(e); }
 /* Greedy, or with a temperature the id (seed + position) mod N_VOCAB. */
 int32_t engine_sample(const float *logits, int32_t n_vocab, const engine_sampling *params,
                       const int32_t *history, int32_t n_history, const int32_t *bias_token,
-                      const float *bias, int32_t n_bias, uint64_t position, float *scratch,
+                      const float *bias, int32_t n_bias, const uint32_t *allowed,
+                      const uint32_t *breakers, uint64_t position, float *scratch,
                       engine_choice *out) {
-    (void)history, (void)n_history;
+    (void)history, (void)n_history, (void)breakers;
     memcpy(scratch, logits, sizeof(float) * (size_t)n_vocab);
     for (int32_t i = 0; i < n_bias; i++) scratch[bias_token[i]] += bias[i];
+    for (int32_t v = 0; allowed && v < n_vocab; v++)
+        if (!(allowed[v / 32] >> (v % 32) & 1)) scratch[v] = -INFINITY;
     int32_t best = 0;
     for (int32_t v = 1; v < n_vocab; v++)
         if (scratch[v] > scratch[best]) best = v;

@@ -41,6 +41,12 @@ class Chain:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
     seed: int = 0
 
 
@@ -55,6 +61,15 @@ class Library:
     def floats(self, a: np.ndarray, kind: str = "float *") -> Any:
         return self.ffi.cast(kind, a.ctypes.data)
 
+    def bits(self, ids: frozenset[int] | None, n: int) -> Any:
+        """A set of ids as the C takes it."""
+        if ids is None:
+            return self.ffi.NULL
+        words = [0] * ((n + 31) // 32)
+        for i in ids:
+            words[i // 32] |= 1 << i % 32
+        return self.ffi.new("uint32_t[]", words)
+
     def sample(
         self,
         logits: np.ndarray,
@@ -63,6 +78,8 @@ class Library:
         history: tuple[int, ...] = (),
         bias: dict[int, float] | None = None,
         n_vocab: int | None = None,
+        allowed: frozenset[int] | None = None,
+        breakers: frozenset[int] | None = None,
     ) -> tuple[int, int, float]:
         logits = np.ascontiguousarray(logits, np.float32)
         n = len(logits) if n_vocab is None else n_vocab
@@ -70,11 +87,12 @@ class Library:
         params = self.ffi.new("engine_sampling *", dict(vars(chain)))
         out = self.ffi.new("engine_choice *")
         bias = bias or {}
+        sets = [self.bits(ids, len(logits)) for ids in (allowed, breakers)]
         status = self.c.engine_sample(
             self.floats(logits, "const float *"), n, params,
             self.ffi.new("int32_t[]", list(history)), len(history),
             self.ffi.new("int32_t[]", list(bias)), self.ffi.new("float[]", list(bias.values())), len(bias),
-            position, self.floats(scratch), out,
+            *sets, position, self.floats(scratch), out,
         )  # fmt: skip
         return status, out.token, out.logprob
 

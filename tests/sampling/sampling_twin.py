@@ -55,6 +55,12 @@ def philox(counter: list[int], key: list[int], bits: int) -> list[int]:
     return [c0, c1, c2, c3]
 
 
+def random(seed: int, position: int, use: int) -> int:
+    """64 random bits."""
+    c = philox([position & 0xFFFFFFFF, position >> 32, use, 0], [seed & 0xFFFFFFFF, seed >> 32], 32)
+    return (c[1] << 32) | c[0]
+
+
 def cut(order: np.ndarray, weight: np.ndarray, target: int) -> np.ndarray:
     """The shortest prefix of ``order`` whose weights reach ``target``; indices ascending."""
     total = np.cumsum(weight[order], dtype=np.uint64)
@@ -68,6 +74,8 @@ def sample(
     position: int = 0,
     history: tuple[int, ...] = (),
     bias: dict[int, float] | None = None,
+    allowed: frozenset[int] | None = None,
+    breakers: frozenset[int] = frozenset(),
 ) -> tuple[int, float]:
     """(token, logprob) by the order documented in ``sampling.c``."""
     logits = np.asarray(logits, f32)
@@ -77,14 +85,39 @@ def sample(
         v = v / f32(chain.repetition_penalty) if v > 0 else v * f32(chain.repetition_penalty)
         v = v - f32(history.count(token)) * f32(chain.frequency_penalty)
         x[token] = v - f32(chain.presence_penalty)
+    for token, length in repetitions(history, chain.dry_penalty_last_n, breakers).items():
+        if chain.dry_multiplier > 0 and length >= chain.dry_allowed_length:
+            penalty = f32(chain.dry_multiplier)
+            for _ in range(length - chain.dry_allowed_length):
+                penalty = penalty * f32(chain.dry_base)
+            x[token] = x[token] - min(penalty, f32(1e30))
     for token, value in (bias or {}).items():
         x[token] = x[token] + f32(value)
+    if allowed is not None:
+        x[[i for i in range(len(x)) if i not in allowed]] = -np.inf
     largest = x.max()
     token = int(np.argmax(x)) if chain.temperature == 0 else _draw(x, largest, chain, position)
     raw = logits.max()
     total = int(weights(exp(logits - raw)).sum())
     logprob = (float(logits[token]) - float(raw)) - log(total * 2.0**-40)
     return token, float(f32(max(logprob, -float(np.finfo(f32).max))))
+
+
+def repetitions(history: tuple[int, ...], last_n: int, breakers: frozenset[int]) -> dict[int, int]:
+    """Token → tokens of the longest repetition, at most 50, that it would prolong."""
+    seen = history if last_n < 0 else history[len(history) - last_n :] if last_n < len(history) else history
+    lengths: dict[int, int] = {}
+    for end in range(len(seen) - 1):
+        length = 0
+        while (
+            length < min(end + 1, 50)
+            and seen[end - length] == seen[len(seen) - 1 - length]
+            and seen[end - length] not in breakers
+        ):
+            length += 1
+        if length and seen[end + 1] not in breakers:
+            lengths[seen[end + 1]] = max(length, lengths.get(seen[end + 1], 0))
+    return lengths
 
 
 def _draw(x: np.ndarray, largest: np.float32, chain: Any, position: int) -> int:
@@ -110,9 +143,13 @@ def _draw(x: np.ndarray, largest: np.float32, chain: Any, position: int) -> int:
         ids = ids[cut(np.argsort(-x[ids], kind="stable"), q[ids], target)]
     if chain.min_p > 0:
         ids = ids[w[ids] >= f32(chain.min_p) * w[ids].max()]
+    if random(chain.seed, position, 1) >> 11 < chain.xtc_probability * 2.0**53:
+        least = int(float(f32(chain.xtc_threshold)) * float(int(q[ids].sum())))
+        above = [i for i in ids if q[i] >= least]
+        if len(above) > 1:
+            last = min(above, key=lambda i: (x[i], -i))
+            ids = np.array([i for i in ids if q[i] < least or i == last])
     with np.errstate(over="ignore"):
         q = weights(exp((x[ids] - x[ids].max()) / f32(chain.temperature)))
-    seed = chain.seed
-    c = philox([position & 0xFFFFFFFF, position >> 32, 0, 0], [seed & 0xFFFFFFFF, seed >> 32], 32)
-    at = (((c[1] << 32) | c[0]) * int(q.sum())) >> 64
+    at = (random(chain.seed, position, 0) * int(q.sum())) >> 64
     return int(ids[min(int(np.searchsorted(np.cumsum(q, dtype=np.uint64), at, side="right")), len(ids) - 1)])

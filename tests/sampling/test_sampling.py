@@ -26,6 +26,8 @@ CHAINS = [
     Chain(top_k=20, typical_p=0.9, top_p=0.9, min_p=0.02, temperature=2.5),
     Chain(repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2, top_k=12),
     Chain(temperature=1e-30),
+    Chain(xtc_probability=0.5, xtc_threshold=0.01, min_p=0.02),
+    Chain(dry_multiplier=0.8, dry_allowed_length=1, temperature=0.7),
     Chain(top_k=1),
     Chain(top_p=0.0),
 ]
@@ -73,6 +75,12 @@ def test_the_token_and_its_logprob_equal_the_oracles(library: Library, name: str
         repetition_penalty=st.floats(0.5, 2, width=32),
         presence_penalty=st.floats(-2, 2, width=32),
         frequency_penalty=st.floats(-2, 2, width=32),
+        xtc_probability=st.sampled_from([0.0, 0.5, 1.0]),
+        xtc_threshold=st.floats(0, 1, width=32),
+        dry_multiplier=st.sampled_from([0.0, 0.5, 4.0]),
+        dry_base=st.floats(1, 3, width=32),
+        dry_allowed_length=st.integers(1, 4),
+        dry_penalty_last_n=st.integers(-1, 12),
         seed=st.integers(0, (1 << 64) - 1),
     ),
     position=st.integers(0, (1 << 63)),
@@ -84,9 +92,12 @@ def test_any_chain_over_any_row_equals_the_oracle(
     ids = st.integers(0, len(logits) - 1)
     history = tuple(data.draw(st.lists(ids, max_size=12)))
     bias = data.draw(st.dictionaries(ids, st.floats(-100, 100, width=32), max_size=4))
+    allowed = data.draw(st.none() | st.frozensets(ids, min_size=1))
+    breakers = data.draw(st.frozensets(ids, max_size=2))
     row = np.array(logits, np.float32)
-    expected = twin.sample(row, chain, position, history, bias)
-    assert library.sample(row, chain, position, history, bias) == (OK, *expected)
+    sets = {"allowed": allowed, "breakers": breakers}
+    expected = twin.sample(row, chain, position, history, bias, **sets)
+    assert library.sample(row, chain, position, history, bias, **sets) == (OK, *expected)
 
 
 def test_the_draw_follows_the_probabilities(library: Library) -> None:
@@ -214,6 +225,37 @@ def test_bias_lifts_and_forbids(library: Library) -> None:
     assert library.sample(row, Chain(), bias=dict.fromkeys(range(3), -np.inf))[0] == ARGUMENT
 
 
+def test_only_what_is_allowed_is_chosen(library: Library) -> None:
+    row = np.array([1.0, 2.0, 3.0])
+    assert library.sample(row, Chain(temperature=0), allowed=frozenset({0, 1}))[1] == 1
+    assert drawn(library, [1, 2, 30], Chain(top_k=3), allowed=frozenset({0, 1})) == {0, 1}
+    # A token that is forced keeps the model's own probability.
+    status, _, logprob = library.sample(row, Chain(), allowed=frozenset({0}))
+    assert (status, logprob) == (OK, pytest.approx(row[0] - np.log(np.exp(row).sum()), rel=1e-6))
+    assert library.sample(row, Chain(), allowed=frozenset())[0] == ARGUMENT
+
+
+def test_xtc_leaves_the_last_of_the_probable(library: Library) -> None:
+    row = list(np.log([0.4, 0.3, 0.2, 0.1]))
+    always = Chain(xtc_probability=1.0, xtc_threshold=0.15)
+    assert drawn(library, row, always) == {2, 3}
+    assert drawn(library, row, replace(always, xtc_threshold=0.35)) == {0, 1, 2, 3}, "one alone stays"
+    assert drawn(library, [0.0, 0.0, -9.0], always) <= {1, 2}, "of equals the lowest ids go"
+    assert drawn(library, row, replace(always, xtc_probability=0.5)) == {0, 1, 2, 3}
+
+
+def test_dry_penalises_what_prolongs_a_repetition(library: Library) -> None:
+    row, dry = np.array([0.0, 0, 0, 0, 0.5]), Chain(temperature=0, dry_multiplier=1.0, dry_base=2.0)
+    seen = (1, 2, 4, 3, 1, 2)  # "1 2" stood before, and 4 followed
+    assert library.sample(row, dry, 0, seen)[1] == 0
+    assert library.sample(row, replace(dry, dry_multiplier=0.4), 0, seen)[1] == 4, "1 2 is allowed: 0.5 - 0.4"
+    assert library.sample(row, replace(dry, dry_allowed_length=3), 0, seen)[1] == 4
+    assert library.sample(row, replace(dry, dry_penalty_last_n=4), 0, seen)[1] == 4, "out of sight"
+    assert library.sample(row, dry, 0, seen, breakers=frozenset({1}))[1] == 4, "a breaker ends it"
+    longer = (0, 1, 2, 4, 3, 0, 1, 2)  # a token more doubles the penalty
+    assert library.sample(np.array([0.0, 0, 0, 0, 1.5]), dry, 0, longer)[1] == 0
+
+
 def test_the_logprob_is_of_the_raw_row(library: Library) -> None:
     row = np.array([1.0, 2.0, 3.0])
     expected = row[0] - np.log(np.exp(row).sum())
@@ -241,6 +283,9 @@ def test_a_row_that_is_not_finite_is_never_a_token(library: Library, value: floa
         {"temperature": -1.0}, {"temperature": np.nan}, {"temperature": np.inf}, {"top_k": -1},
         {"top_p": 1.1}, {"top_p": np.nan}, {"min_p": -0.1}, {"typical_p": 2.0}, {"repetition_penalty": 0.0},
         {"repetition_penalty": np.nan}, {"presence_penalty": np.inf}, {"frequency_penalty": np.nan},
+        {"xtc_probability": 1.5}, {"xtc_threshold": np.nan}, {"dry_multiplier": -1.0},
+        {"dry_multiplier": 1.0, "dry_base": 0.5}, {"dry_multiplier": 1.0, "dry_allowed_length": 0},
+        {"dry_multiplier": 1.0, "dry_penalty_last_n": -2},
     ],
 )  # fmt: skip
 def test_parameters_out_of_range_are_refused(library: Library, change: dict[str, float]) -> None:
