@@ -12,7 +12,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
@@ -21,6 +21,9 @@ from runtime.engine.tokenizer import Tokenizer
 from runtime.engine.tokensets import TokenSet
 from runtime.engine.types import Constraint
 from runtime.errors import EXIT_RUN, EXIT_USAGE, EngineError
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
 
 #: Longest text of a constraint, in characters.
 MAX_TEXT = 1 << 20
@@ -125,7 +128,7 @@ def _grammar(constraint: Constraint) -> str:
         return LLMatcher.grammar_from_lark(constraint.text)
     try:
         json.loads(constraint.text)
-        options = {"whitespace_pattern": _WHITESPACE}
+        options: JsonCompileOptions = {"whitespace_pattern": _WHITESPACE}
         return LLMatcher.grammar_from_json_schema(constraint.text, defaults=options)
     except (ValueError, RecursionError) as error:
         raise _unsupported(constraint, str(error)) from error
