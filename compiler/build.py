@@ -171,9 +171,7 @@ def _open_tool(
         ) from cause
 
 
-def _built_tool(
-    sources: tuple[tuple[str, str], ...], units: tuple[str, ...], flags: tuple[str, ...]
-) -> Path:
+def _built_tool(sources: tuple[tuple[str, str], ...], units: tuple[str, ...], flags: tuple[str, ...]) -> Path:
     toolchain = find_toolchain()
     identity = sha256()
     for part in (

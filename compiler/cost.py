@@ -8,16 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from compiler.emit.timers import matrices, op_label
+from compiler.formats import FORMATS, packed_bytes
 from compiler.graph import Graph, Node
-from compiler.kernels import packed_bytes
 from compiler.ops import weight_shape
 from compiler.passes.memory import used_experts
 
 #: Bytes of one element of the KV cache, its share of the scales left out.
 KV_ELEMENT = {"f32": 4, "f16": 2, "q8_0": 1}
-
-#: Bits of a weight's code, for formats that are multiplied as integers.
-CODE_BITS: dict[str, int] = {"q8_0": 8, "q6_k": 6, "q4_k": 4, "q5_0": 5}
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ def _node_costs(graph: Graph, node: Node, kv_cache: str) -> Iterator[OpCost]:
     for ref in matrices(node):
         shape, format = weight_shape(graph.weights, ref), graph.weights[ref.name].type
         *_, height, k = shape
-        bits = CODE_BITS.get(format, 0)
+        bits = FORMATS[format].code_bits
         if node.op == "embed":
             row = packed_bytes(format, 16, k) // 16
             yield OpCost(label, format, rows, 0, row, packed_bytes(format, height, k), bits)

@@ -16,26 +16,16 @@ from pathlib import Path
 import jinja2
 
 from compiler.backends import COMMON_FLAGS, Backend
-from compiler.kernels import FORMATS
+from compiler.formats import FORMATS
+from compiler.kernels import KV_TYPES
 from runtime.errors import EXIT_BUILD, EngineError
 
 #: The driver's sources, under ``kernels_c/tools``.
-DRIVER = ("check.c", "check_inputs.c", "check_rows.c", "bench.c", "pack.c", "read_loops.c")
+DRIVER = ("check.c", "check_inputs.c", "check_rows.c", "bench.c", "read_loops.c")
 #: Those that are compiled for the machine at hand.
 DRIVER_FLAGS = {"read_loops.c": ("-march=native",)}
 
 KERNELS = Path(__file__).resolve().parent.parent / "kernels_c"
-
-#: Rows that checks and benchmarks run, per format: the shortest, odd counts of blocks, and a real width.
-CHECK_K: dict[str, tuple[int, ...]] = {
-    "f32": (1, 96, 256, 384, 2048),
-    "f16": (2, 96, 256, 384, 2048),
-    "bf16": (2, 96, 256, 384, 2048),
-    "q8_0": (32, 96, 256, 896, 2048),
-    "q6_k": (256, 768, 2048),
-    "q4_k": (256, 768, 2048),
-    "q5_0": (32, 96, 256, 896, 2048),
-}
 
 
 def environment() -> jinja2.Environment:
@@ -51,17 +41,21 @@ def environment() -> jinja2.Environment:
 def render_panel(backend: Backend, fmt: str, k: int) -> str:
     """The text of ``backend``'s panel kernel for rows of ``k`` elements of ``fmt``."""
     row = backend.kernel("panel", fmt)
-    return environment().get_template(row.template).render(name=row.c_name(k), k=k)
+    return environment().get_template(row.template).render(name=row.c_name(k), format=fmt, k=k)
 
 
 def exposed_source(backend: Backend) -> str:
     """One translation unit with all kernels of ``backend`` and its table."""
-    table = {fmt: [(k, backend.kernel("panel", fmt).c_name(k)) for k in CHECK_K[fmt]] for fmt in FORMATS}
-    panels = [render_panel(backend, fmt, k) for fmt in FORMATS for k in CHECK_K[fmt]]
+    lengths = [(fmt, k) for fmt in FORMATS for k in FORMATS[fmt].check_k]
+    panels = [render_panel(backend, fmt, k) for fmt, k in lengths]
+    table = {
+        fmt: [(k, backend.kernel("panel", fmt).c_name(k)) for k in format.check_k]
+        for fmt, format in FORMATS.items()
+    }
     return (
         environment()
         .get_template("tools/expose.c.j2")
-        .render(backend=backend.name, sources=backend.sources, panels=panels, table=table)
+        .render(backend=backend.name, sources=backend.sources, panels=panels, table=table, kv_types=KV_TYPES)
     )
 
 
@@ -107,9 +101,15 @@ def build_program(
     Raises EngineError ``compiler_missing`` or ``compiler_failed``.
     """
     cc = compiler_command()
-    include = [f"-I{KERNELS}", f"-I{KERNELS / 'include'}", f"-I{KERNELS / 'tools'}"]
+    include = [f"-I{folder}", f"-I{KERNELS}", f"-I{KERNELS / 'include'}", f"-I{KERNELS / 'tools'}"]
     warn = [*warnings, "-Wno-unused-function"]
     objects = []
+    for name in ("format_table.h", "format_table.c"):
+        text = (
+            environment().get_template(f"tools/{name}.j2").render(formats=FORMATS.values(), kv_types=KV_TYPES)
+        )
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "registry.c").write_text(_registry(backends), encoding="utf-8")
     for backend in backends:
         source = folder / f"{backend.name}.c"
         source.write_text(exposed_source(backend), encoding="utf-8")
@@ -117,9 +117,9 @@ def build_program(
         target = folder / f"{backend.name}.o"
         _run([cc, *flags, *warn, *extra, *include, "-c", str(source), "-o", str(target)])
         objects.append(str(target))
-    registry = folder / "registry.c"
-    registry.write_text(_registry(backends), encoding="utf-8")
-    for source in (registry, *(KERNELS / "tools" / name for name in DRIVER)):
+    packers = [KERNELS / "tools" / format.packer_source for format in FORMATS.values()]
+    drivers = [KERNELS / "tools" / name for name in DRIVER]
+    for source in (folder / "format_table.c", folder / "registry.c", *packers, *drivers):
         target = folder / f"{source.stem}.o"
         flags = (*COMMON_FLAGS, *DRIVER_FLAGS.get(source.name, ()))
         _run([cc, *flags, *warn, *extra, *include, "-c", str(source), "-o", str(target)])

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from compiler import backends
-from compiler.cost import CODE_BITS
+from compiler.formats import FORMATS
 from compiler.kernel_build import build_program
-from compiler.kernels import FORMATS, KV_TYPES
+from compiler.kernels import KV_TYPES
 from compiler.peak import PeakProbe
 from runtime.errors import EXIT_FAILURE, EngineError
 
@@ -54,7 +54,7 @@ def bench_kernels(backend: str, threads: int, rounds: int, dram_bytes: int) -> l
         after = probe.measure()
     for row in results:
         if row["op"] == "panel":
-            bits = CODE_BITS.get(row["format"], 0)
+            bits = FORMATS[row["format"]].code_bits
             peak = max(before[bits], after[bits], key=lambda p: p.rate)
             row |= {"share_of_peak": row["gmac_per_s"] * 1e9 / peak.rate, "peak": peak.loop}
     return results

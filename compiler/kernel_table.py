@@ -8,14 +8,15 @@ from importlib import import_module
 
 from compiler import backends
 from compiler.backends import Backend
-from compiler.kernels import ACTIVATION_GROUP, FORMATS, K_MULTIPLE, Kernel, panel_bytes
+from compiler.formats import FORMATS
+from compiler.kernels import Kernel
 
 _HEAD = """# Kernels
 
-Made by `engine kernels list --markdown > docs/kernels.md` from the registry (`compiler/kernels.py`,
-`compiler/backends/`). Every kernel equals its definition in `kernels_c/reference/` bit for bit:
-`engine kernels check` shows it, `engine kernels bench` how fast it is. What a kernel computes and how
-weights are packed is in `kernels_c/README.md`.
+Made by `engine kernels list --markdown > docs/kernels.md` from the registry (`compiler/formats/`,
+`compiler/kernels.py`, `compiler/backends/`). Every kernel equals its definition in `kernels_c/reference/`
+bit for bit: `engine kernels check` shows it, `engine kernels bench` how fast it is. What a kernel computes
+and how weights are packed is in `kernels_c/README.md`.
 """
 
 
@@ -38,12 +39,11 @@ def own_backends() -> list[Backend]:
 
 def _formats() -> str:
     rows = []
-    for name in FORMATS:
-        group = ACTIVATION_GROUP[name]
-        activations = f"int8, a scale per {group}" if group else "f32"
-        size = panel_bytes(name, 2048)
+    for name, format in FORMATS.items():
+        activations = f"int8, a scale per {format.group}" if format.group else "f32"
+        size = format.panel_bytes(2048)
         bits = f"{size * 8 / (16 * 2048):g}"
-        rows.append((f"`{name}`", bits, str(size), activations, str(K_MULTIPLE[name])))
+        rows.append((f"`{name}`", bits, str(size), activations, str(format.block)))
     header = ("format", "bits a weight", "bytes of 16 rows x 2048", "multiplied with", "row is a multiple of")
     return _table(header, rows, right=(1, 2, 4))
 

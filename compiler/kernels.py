@@ -9,69 +9,13 @@ documentation read them. The meaning of each operation is in
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-#: Rows of a packed panel: one lane each.
-PANEL_ROWS = 16
-
-#: Weight formats that panels exist for, in the order of the documentation.
-FORMATS = ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_k", "q5_0")
+from compiler.formats import FORMATS, Format, panel_bytes
+from compiler.formats.parts.record import Panel
 
 #: Element types of the KV cache.
 KV_TYPES = ("f32", "f16", "q8_0")
-
-
-def _round_up(n: int, to: int) -> int:
-    return (n + to - 1) // to * to
-
-
-def _pairs(blocks: int, size: int) -> int:
-    """Blocks of ``size`` bytes in pairs, each pair with 64 bytes of scales."""
-    return (blocks + 1) // 2 * 64 + blocks * size
-
-
-#: Bytes of one packed panel (16 rows of k elements); mirrors ``include/packed.h``.
-PANEL_BYTES: dict[str, Callable[[int], int]] = {
-    "f32": lambda k: k * 64,
-    "f16": lambda k: _round_up(k * 32, 64),
-    "bf16": lambda k: _round_up(k * 32, 64),
-    "q8_0": lambda k: _pairs(k // 32, 512),
-    "q6_k": lambda k: _pairs(k // 256, 3328),
-    "q4_k": lambda k: k // 256 * 2304,
-    "q5_0": lambda k: _pairs(k // 32, 320),
-}
-
-#: Activations a format multiplies with: the group its codes share a scale in; 0 for floats.
-ACTIVATION_GROUP: dict[str, int] = {
-    "f32": 0, "f16": 0, "bf16": 0, "q8_0": 32, "q6_k": 256, "q4_k": 256, "q5_0": 32,
-}  # fmt: skip
-
-#: int16 sums a token and group (``ACTIVATION_SUMS_*`` of ``include/activations.h``).
-ACTIVATION_SUMS: dict[int, int] = {32: 4, 256: 72}
-
-#: K must be a multiple of this.
-K_MULTIPLE: dict[str, int] = {
-    "f32": 1, "f16": 1, "bf16": 1, "q8_0": 32, "q6_k": 256, "q4_k": 256, "q5_0": 32,
-}  # fmt: skip
-
-
-def panel_bytes(fmt: str, k: int) -> int:
-    """Bytes of one panel of 16 rows of ``k`` elements of ``fmt``."""
-    if k <= 0 or k % K_MULTIPLE[fmt]:
-        raise ValueError(f"{fmt}: rows of {k} elements are not a multiple of {K_MULTIPLE[fmt]}")
-    return PANEL_BYTES[fmt](k)
-
-
-def packed_bytes(fmt: str, rows: int, k: int) -> int:
-    """Bytes of a packed tensor of ``rows`` x ``k``: whole panels, the last one padded with zero rows."""
-    return (rows + PANEL_ROWS - 1) // PANEL_ROWS * panel_bytes(fmt, k)
-
-
-def activation_bytes(group: int, k: int, n_tokens: int) -> tuple[int, int, int]:
-    """Bytes of (codes, scales, sums) of ``n_tokens`` rows of ``k`` activations quantized by ``group``."""
-    blocks = k // group * n_tokens
-    return blocks * group, blocks * 4, blocks * ACTIVATION_SUMS[group] * 2
 
 
 @dataclass(frozen=True)
@@ -81,10 +25,11 @@ class Kernel:
     ``op``         ``panel``, ``dequantize_row``, ``quantize_row``, ``attention``, ``kv_store`` or ``row``.
     ``format``     weight format, KV element type or activation group; None where there is none.
     ``name``       name in C; ``{k}`` stands for K where the kernel is rendered once for each K.
-    ``template``   path under ``kernels_c`` of the text that holds it. A ``.j2`` template takes ``name``
-                   and ``k`` (StrictUndefined); a ``.c`` file is included once, by the backend's sources.
+    ``template``   path under ``kernels_c`` of the text that holds it. A ``.j2`` template takes ``name``,
+                   ``format`` and ``k`` (StrictUndefined); a ``.c`` file is included once, by the backend's
+                   sources.
     ``reference``  path of the scalar definition that it must equal bit for bit.
-    ``packer``     C name of the packer of its weights (``tools/pack.c``), or None.
+    ``packer``     C name of the packer of its weights (``tools/pack_<format>.c``), or None.
     ``tile``       (rows, tokens) that it holds in registers at a time.
     ``k_block``    K is taken in blocks of this many elements.
     ``alignment``  bytes: of panels, of ``acc`` and of scratch.
@@ -127,32 +72,56 @@ ROW_KERNELS: tuple[str, ...] = (
 )  # fmt: skip
 
 
-def panel_row(fmt: str, template: str, tile: tuple[int, int], k_block: int) -> Kernel:
+#: What every kernel set includes of the formats: packed layouts, and rows of them as floats.
+PACKED_HEADERS: tuple[str, ...] = tuple(f"include/{format.packed_header}" for format in FORMATS.values())
+DEQUANTIZERS: tuple[str, ...] = tuple(f"reference/dequantize_row_{name}.c" for name in FORMATS)
+
+
+def panel_row(format: Format, panel: Panel) -> Kernel:
     """The registry row of a panel kernel."""
     return Kernel(
         op="panel",
-        format=fmt,
-        name=f"panel_{fmt}_k{{k}}",
-        template=template,
-        reference=f"reference/panel_{fmt}.c.j2",
-        packer=f"pack_{fmt}",
-        tile=tile,
-        k_block=k_block,
+        format=format.name,
+        name=f"panel_{format.name}_k{{k}}",
+        template=panel.template,
+        reference=f"reference/panel_{format.name}.c.j2",
+        packer=f"pack_{format.name}",
+        tile=panel.tile,
+        k_block=panel.k_block,
     )
 
 
-def shared_rows(folder: str, dequantize: str | None = None) -> tuple[Kernel, ...]:
-    """Rows of the kernels that are not panels, with their sources in ``folder``.
+def reference_panels() -> tuple[Kernel, ...]:
+    """Rows of the scalar definitions of all formats' panels."""
+    return tuple(
+        panel_row(f, Panel("", f"reference/panel_{f.name}.c.j2", (1, 1), f.group or 256))
+        for f in FORMATS.values()
+    )
 
-    ``dequantize``: the folder of ``dequantize_row`` if it is another.
-    """
+
+def panel_rows(isa: str) -> tuple[Kernel, ...]:
+    """Rows of the panels that formats bring for an instruction set."""
+    return tuple(panel_row(f, f.panels[isa]) for f in FORMATS.values() if isa in f.panels)
+
+
+def panel_sources(isa: str) -> tuple[str, ...]:
+    """The files that those are written in."""
+    return tuple(f.panels[isa].source for f in FORMATS.values() if isa in f.panels)
+
+
+def shared_rows(folder: str) -> tuple[Kernel, ...]:
+    """Rows of the kernels that are not panels, with their sources in ``folder``; single rows of weights
+    become floats by the reference's code everywhere."""
 
     def row(op: str, fmt: str | None, name: str, stem: str) -> Kernel:
-        place = dequantize if op == "dequantize_row" and dequantize else folder
-        return Kernel(op, fmt, name, f"{place}/{stem}.c", f"reference/{stem}.c")
+        return Kernel(op, fmt, name, f"{folder}/{stem}.c", f"reference/{stem}.c")
 
+    dequantizers = (
+        Kernel("dequantize_row", name, f"dequantize_row_{name}", source, source)
+        for name, source in zip(FORMATS, DEQUANTIZERS, strict=True)
+    )
     return (
-        *(row("dequantize_row", f, f"dequantize_row_{f}", "dequantize_row") for f in FORMATS),
+        *dequantizers,
         *(row("quantize_row", g, f"quantize_row_{g}", "quantize_row") for g in ("256", "32")),
         *(row("kv_store", t, f"kv_store_{t}", "attention") for t in KV_TYPES),
         *(row("attention", t, f"attention_{t}", "attention") for t in KV_TYPES),

@@ -9,13 +9,13 @@ from typing import Any
 
 from compiler import backends
 from compiler.build import declarations, load_tool_library
-from compiler.cost import CODE_BITS
+from compiler.formats import FORMATS
 from runtime.errors import EXIT_MACHINE, EngineError
 
 _KERNELS = Path(__file__).resolve().parents[1] / "kernels_c"
 
 #: Bits of a weight's code in the formats there are; 0: floats.
-WIDTHS = (0, *sorted(CODE_BITS.values()))
+WIDTHS = tuple(sorted({0, *(format.code_bits for format in FORMATS.values())}))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from compiler.formats import PANEL_ROWS, packed_bytes, panel_bytes
 from compiler.graph import Graph
-from compiler.kernels import PANEL_ROWS, packed_bytes, panel_bytes
 from compiler.model.description import ModelDescription
 from compiler.model.reader import Rows, open_rows
 from compiler.passes.layout import PAGE, matrices, round_up

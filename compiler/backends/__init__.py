@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
-from compiler.kernels import Kernel
+from compiler.kernels import PACKED_HEADERS, Kernel
 from runtime.errors import EXIT_MACHINE, EXIT_PLAN, EngineError
 
 GROUP = "engine.backends"
@@ -32,6 +32,8 @@ COMMON_SOURCES: tuple[str, ...] = (
     "include/engine_abi.h",
     "include/activations.h",
     "include/packed.h",
+    "include/chunk.h",
+    *PACKED_HEADERS,
     "include/numerics.h",
     "include/threadpool.h",
     "threadpool.c",

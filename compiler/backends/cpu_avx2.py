@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compiler.backends import COMMON_FLAGS, COMMON_SOURCES, Backend
-from compiler.kernels import panel_row, shared_rows
+from compiler.kernels import DEQUANTIZERS, panel_rows, panel_sources, shared_rows
 
 BACKEND = Backend(
     name="cpu_avx2",
@@ -16,7 +16,7 @@ BACKEND = Backend(
         *COMMON_SOURCES,
         "reference/half.c",
         "reference/math.c",
-        "reference/dequantize_row.c",
+        *DEQUANTIZERS,
         "simd/v16_avx2.h",
         "simd/tiles_avx2.h",
         "simd/math.c",
@@ -25,19 +25,7 @@ BACKEND = Backend(
         "simd/attention.c",
         "simd/panel_float.c",
         "simd/blocks_avx2.c",
-        "simd/q4_k_avx2.c",
-        "simd/q6_k_avx2.c",
-        "simd/q8_0_avx2.c",
-        "simd/q5_0_avx2.c",
+        *panel_sources("avx2"),
     ),
-    kernels=(
-        panel_row("f32", "simd/panel_f32.c.j2", (16, 6), 256),
-        panel_row("f16", "simd/panel_f16.c.j2", (16, 6), 256),
-        panel_row("bf16", "simd/panel_bf16.c.j2", (16, 6), 256),
-        panel_row("q8_0", "simd/panel_q8_0.c.j2", (16, 4), 128),
-        panel_row("q6_k", "simd/panel_q6_k.c.j2", (16, 4), 256),
-        panel_row("q4_k", "simd/panel_q4_k.c.j2", (16, 4), 256),
-        panel_row("q5_0", "simd/panel_q5_0.c.j2", (16, 4), 512),
-        *shared_rows("simd", dequantize="reference"),
-    ),
+    kernels=(*panel_rows("avx2"), *shared_rows("simd")),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compiler.backends import COMMON_FLAGS, COMMON_SOURCES, Backend
-from compiler.kernels import ACTIVATION_GROUP, FORMATS, panel_row, shared_rows
+from compiler.kernels import DEQUANTIZERS, reference_panels, shared_rows
 
 BACKEND = Backend(
     name="reference",
@@ -16,15 +16,9 @@ BACKEND = Backend(
         "reference/half.c",
         "reference/math.c",
         "reference/quantize_row.c",
-        "reference/dequantize_row.c",
+        *DEQUANTIZERS,
         "reference/rows.c",
         "reference/attention.c",
     ),
-    kernels=(
-        *(
-            panel_row(fmt, f"reference/panel_{fmt}.c.j2", (1, 1), ACTIVATION_GROUP[fmt] or 256)
-            for fmt in FORMATS
-        ),
-        *shared_rows("reference"),
-    ),
+    kernels=(*reference_panels(), *shared_rows("reference")),
 )

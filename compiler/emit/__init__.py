@@ -82,7 +82,7 @@ def emit(request: EmitRequest) -> Emitted:
 
 def panel_source(row: Kernel, k: int) -> str:
     """The text of a panel kernel for rows of ``k`` elements."""
-    return _tidy(_environment().get_template(row.template).render(name=row.c_name(k), k=k))
+    return _tidy(_environment().get_template(row.template).render(name=row.c_name(k), format=row.format, k=k))
 
 
 def _static_files(backend: Backend) -> list[str]:

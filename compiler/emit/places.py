@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import struct
 
+from compiler.formats import PANEL_ROWS, panel_bytes
 from compiler.graph import LOGITS, Graph, Node, Ref
-from compiler.kernels import PANEL_ROWS, panel_bytes
 from compiler.passes import Decisions
 from compiler.passes.memory import quantized_parts, used_experts
 

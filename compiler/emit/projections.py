@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from compiler.formats import PANEL_ROWS, panel_bytes
 from compiler.graph import Graph, Node, Ref
-from compiler.kernels import PANEL_ROWS, panel_bytes
 from compiler.ops import weight_shape
 
 

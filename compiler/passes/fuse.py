@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from compiler.formats import FORMATS
 from compiler.graph import Graph, Literal, Node, Ref, ValueType, Weight, renumber
-from compiler.kernels import ACTIVATION_GROUP
 from compiler.ops import weight_shape
 from compiler.passes import Decisions
 
@@ -129,7 +129,7 @@ def _segments(graph: Graph) -> list[Node]:
     groups: dict[tuple[str, int], list[Node]] = {}
     for node in graph.nodes:
         if node.op == "linear" and len(node.inputs) == 1 and node.output != graph.output:
-            kind = ACTIVATION_GROUP[graph.weights[node.weights[0].name].type]
+            kind = FORMATS[graph.weights[node.weights[0].name].type].group
             groups.setdefault((node.inputs[0], kind), []).append(node)
     result: list[Node] = []
     first_of = {group[0].output: group for group in groups.values() if len(group) > 1}

@@ -11,8 +11,8 @@ import math
 from dataclasses import replace
 from types import MappingProxyType
 
+from compiler.formats import packed_bytes
 from compiler.graph import Graph, Weight
-from compiler.kernels import packed_bytes
 from compiler.passes import Decisions
 
 ALIGNMENT = 64

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from compiler.formats import activation_bytes
 from compiler.graph import LOGITS, Graph, Node, ValueType
-from compiler.kernels import activation_bytes
 from compiler.ops import OPS, QUANTIZED
 from compiler.passes import Decisions
 from compiler.passes.layout import round_up

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
+from compiler.formats import FORMATS
 from compiler.graph import Graph, Node, ValueType, renumber
-from compiler.kernels import ACTIVATION_GROUP
 from compiler.passes import Decisions
 
 #: Ops whose first input meets the weights.
@@ -17,7 +17,7 @@ def quantize(graph: Graph, decisions: Decisions) -> Graph:
     made: dict[tuple[str, int], str] = {}
     result: list[Node] = []
     for node in graph.nodes:
-        group = ACTIVATION_GROUP[graph.weights[node.weights[0].name].type] if node.op in _PROJECTIONS else 0
+        group = FORMATS[graph.weights[node.weights[0].name].type].group if node.op in _PROJECTIONS else 0
         if group:
             source = node.inputs[0]
             if (source, group) not in made:

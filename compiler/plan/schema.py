@@ -13,6 +13,7 @@ import jsonschema
 from jsonschema.exceptions import ValidationError
 
 import compiler
+from compiler.formats import FORMATS
 from runtime.bundle.planfields import plan_error, shown
 from runtime.bundle.spelling import did_you_mean
 from runtime.errors import EngineError
@@ -23,8 +24,12 @@ PLANS = Path(compiler.__file__).resolve().parent.parent / "plans"
 
 @cache
 def plan_schema() -> dict[str, Any]:
-    """``plans/plan.schema.json`` (JSON Schema 2020-12)."""
+    """``plans/plan.schema.json`` (JSON Schema 2020-12), with the formats that there are."""
     schema: dict[str, Any] = json.loads((PLANS / "plan.schema.json").read_text())
+    override = schema["$defs"]["quantization"]["properties"]["overrides"]["items"]
+    override["properties"]["type"]["enum"] = [
+        name for name, format in FORMATS.items() if format.encode is not None
+    ]
     return schema
 
 

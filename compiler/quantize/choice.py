@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from compiler.formats import FORMATS
 from compiler.model.description import Tensor
 from compiler.model.reader import peek_model
-from compiler.quantize.formats import FORMATS
 from compiler.quantize.recipes import EXACT, FLOAT_TYPES, kept_reason, stand_in
 
 #: What matrices of plain floats become.

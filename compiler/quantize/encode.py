@@ -1,7 +1,7 @@
 """The C encoders and packers, on rows that lie in memory.
 
 The functions release the interpreter's lock while they work, so threads of Python run them side by
-side. ``kernels_c/tools/quantize.h`` states their contract; :mod:`compiler.quantize.formats` defines
+side. ``kernels_c/tools/quantize.h`` states their contract; :mod:`compiler.formats` defines
 the bytes they give.
 """
 
@@ -16,21 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from compiler.build import TOOL_FLAGS, ToolLibrary, declarations, load_tool_library
-from compiler.kernels import PANEL_ROWS, panel_bytes
+from compiler.formats import FORMATS, PANEL_ROWS, panel_bytes
+from compiler.formats.parts.record import Bytes, Floats
 from compiler.model.description import Tensor
 from compiler.model.reader import decode
-from compiler.quantize.formats import FORMATS
-from compiler.quantize.formats.block import Bytes, Floats
 from runtime.errors import EXIT_MODEL, EngineError
 
 _KERNELS = Path(__file__).resolve().parent.parent.parent / "kernels_c"
-_ENCODERS = (
-    "quantize_float.c",
-    "quantize_q8_0.c",
-    "quantize_q5_0.c",
-    "quantize_q6_k.c",
-    "quantize_q4_k.c",
-)
+#: The files with the formats' encoders and decoders, and with their packers.
+_ENCODERS = tuple(dict.fromkeys(format.quantizer_source for format in FORMATS.values()))
+_PACKERS = tuple(format.packer_source for format in FORMATS.values())
 _E_NONFINITE, _E_RANGE = 2, 3
 
 
@@ -38,20 +33,36 @@ _E_NONFINITE, _E_RANGE = 2, 3
 def library() -> ToolLibrary:
     """Encoders and packers, built once a toolchain. Raises as ``load_tool_library`` does."""
     tools = _KERNELS / "tools"
-    cdef = "".join(declarations(tools / name) for name in ("quantize.h", "pack.c"))
     return load_tool_library(
         tools,
-        (*_ENCODERS, "pack.c"),
-        cdef,
+        (*_ENCODERS, *_PACKERS),
+        tool_declarations(),
         include=(_KERNELS / "include",),
         flags=(*TOOL_FLAGS, "-fvisibility=default"),
     )
 
 
+def tool_declarations() -> str:
+    """The C functions of all formats, for cffi; their contract is in ``quantize.h`` and ``pack.h``."""
+    rows = "int64_t rows, int64_t k"
+    lines = [declarations(_KERNELS / "tools" / "quantize.h")]
+    for name, format in FORMATS.items():
+        if format.encode is not None:
+            lines.append(
+                f"int32_t quantize_{name}(const float *x, const float *importance, {rows}, uint8_t *out);"
+            )
+        lines.append(f"void dequantize_{name}(const uint8_t *in, {rows}, float *out);")
+        lines.append(
+            f"void pack_{name}(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *panel);"
+        )
+    return "\n".join(lines)
+
+
 def source_files() -> tuple[Path, ...]:
     """The C files that decide the bytes of encoded and packed weights."""
-    names = (*_ENCODERS, "quantize.h", "lanes.h", "symmetric.h", "pack.c")
-    return (*(_KERNELS / "tools" / name for name in names), _KERNELS / "include" / "packed.h")
+    tools = (*_ENCODERS, *_PACKERS, "quantize.h", "lanes.h", "symmetric.h", "pack.h")
+    headers = ("packed.h", *(format.packed_header for format in FORMATS.values()))
+    return (*(_KERNELS / "tools" / n for n in tools), *(_KERNELS / "include" / n for n in headers))
 
 
 def widen(raw: Bytes, tensor: Tensor) -> Floats:
@@ -59,17 +70,9 @@ def widen(raw: Bytes, tensor: Tensor) -> Floats:
 
     Raises ``unsupported_tensor_type`` where the type cannot be decoded.
     """
-    if tensor.type == "f32":
-        return raw.view(np.float32)
-    if tensor.type in FORMATS and FORMATS[tensor.type].quantized:
+    if tensor.type in FORMATS:
         return dequantize(raw, tensor.type, tensor.shape[-1])
-    if tensor.type not in ("f16", "bf16"):
-        return decode(raw, tensor)
-    ffi, lib = library().ffi, library().lib
-    out = np.empty((len(raw), raw.shape[1] // 2), np.float32)
-    function = lib.widen_f16 if tensor.type == "f16" else lib.widen_bf16
-    function(_address(ffi, raw, "uint8_t *"), out.size, _address(ffi, out, "float *"))
-    return out
+    return decode(raw, tensor)
 
 
 def encode(
@@ -101,7 +104,7 @@ def encode(
 
 
 def dequantize(rows: Bytes, format: str, k: int) -> Floats:
-    """Blocks of a quantized ``format``, ``uint8 (rows, row_bytes)`` → ``float32 (rows, k)``."""
+    """Blocks of ``format``, ``uint8 (rows, row_bytes)`` → ``float32 (rows, k)``."""
     ffi, lib = library().ffi, library().lib
     rows = np.ascontiguousarray(rows)
     out = np.empty((len(rows), k), np.float32)
@@ -112,7 +115,7 @@ def dequantize(rows: Bytes, format: str, k: int) -> Floats:
 
 def pack(rows: Bytes, format: str, k: int) -> Bytes:
     """Rows of blocks → panels of 16 rows, ``uint8 (panels * panel_bytes,)``; rows that the last panel
-    lacks are zeros. Layouts: ``kernels_c/include/packed.h``."""
+    lacks are zeros. Layouts: ``kernels_c/include/packed_<format>.h``."""
     ffi, lib = library().ffi, library().lib
     missing = -len(rows) % PANEL_ROWS
     if missing:
@@ -132,6 +135,13 @@ def _address(ffi: cffi.FFI, array: npt.NDArray[Any], kind: str) -> Any:
     return ffi.cast(kind, array.ctypes.data)
 
 
+def _wider(format: str) -> list[str]:
+    """The formats that hold larger weights, the narrowest and the widest of them."""
+    limit = FORMATS[format].limit
+    floats = [name for name, other in FORMATS.items() if not other.quantized and other.limit > limit]
+    return list(dict.fromkeys((floats[-1], floats[0]))) if floats else [format]
+
+
 def _bad_weight(x: Floats, format: str, name: str, begin: int, nonfinite: bool) -> EngineError:
     bad = ~np.isfinite(x) if nonfinite else np.abs(x) > FORMATS[format].limit
     row, column = (int(i) for i in np.argwhere(bad)[0])
@@ -147,6 +157,6 @@ def _bad_weight(x: Floats, format: str, name: str, begin: int, nonfinite: bool) 
         "weight_out_of_range",
         f"{what}, too large for {format}",
         allowed=f"magnitudes up to {FORMATS[format].limit:g}",
-        hint="give this tensor the type bf16 or f32 with an override",
+        hint=f"give this tensor the type {' or '.join(_wider(format))} with an override",
         exit_code=EXIT_MODEL,
     )

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from compiler.formats import FORMATS
+from compiler.formats.parts.record import Bytes, Floats
 from compiler.model.description import ModelDescription, Tensor
 from compiler.model.digest import Progress
 from compiler.model.reader import Rows, open_rows
 from compiler.quantize import encode
-from compiler.quantize.formats import FORMATS
-from compiler.quantize.formats.block import Bytes, Floats
 from compiler.quantize.imatrix import ImportanceMatrix
 from compiler.quantize.recipes import TensorType
 from compiler.quantize.stream import Piece, ordered_map, pieces

@@ -14,11 +14,11 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType
 from gguf.constants import GGML_QUANT_VERSION
 
+from compiler.formats import FORMATS
+from compiler.formats.parts.record import Bytes
 from compiler.model.description import ModelDescription
 from compiler.model.reader import open_rows
 from compiler.quantize import encode
-from compiler.quantize.formats import FORMATS
-from compiler.quantize.formats.block import Bytes
 from compiler.quantize.imatrix import ImportanceMatrix
 from compiler.quantize.recipes import TensorType
 from compiler.quantize.stream import Piece, ordered_map, pieces

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGUFWriter
 
+from compiler.formats.parts.record import Floats
 from compiler.model.description import ModelDescription, Tensor
 from compiler.model.header import read_header
-from compiler.quantize.formats.block import Floats
 from runtime.bundle import store
 from runtime.errors import EXIT_PLAN, EngineError
 

@@ -35,25 +35,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from compiler.formats import FORMATS
 from compiler.model.description import ModelDescription, Tensor
 from compiler.model.reader import decodable
-from compiler.quantize.formats import FORMATS
 from runtime.bundle.plan import Quantization, TypeOverride
 from runtime.bundle.planfields import RECIPES
 from runtime.errors import EXIT_PLAN, EngineError
 
-#: Where a row is not a whole number of blocks.
-FALLBACK: Mapping[str, str] = MappingProxyType({"q4_k": "q5_0", "q6_k": "q8_0", "q5_0": "f16", "q8_0": "f16"})
-
 #: Types of a file that are plain floats, not codes: converting them is not requantizing.
-FLOAT_TYPES = frozenset({"f64", "f32", "f16", "bf16"})
+FLOAT_TYPES = frozenset({"f64", *(name for name, format in FORMATS.items() if not format.quantized)})
 
 #: For recipe ``source`` with ``requantize``: what stands in for a type without a kernel. Types of
 #: four bits and fewer are not named here; they become q4_k.
 SOURCE_SUBSTITUTES: Mapping[str, str] = MappingProxyType({"q5_k": "q6_k", "q5_1": "q6_k", "q8_1": "q8_0"})
 
 #: Types without a kernel, and the format whose blocks hold their very values.
-EXACT: Mapping[str, str] = MappingProxyType({"q4_0": "q5_0"})
+EXACT: Mapping[str, str] = MappingProxyType(
+    {held: name for name, format in FORMATS.items() for held in format.exact}
+)
 
 _KEPT_PARTS = (
     "_norm.weight",
@@ -275,7 +274,7 @@ class _Mix:
 def _fall_back(wanted: str, k: int, reason: str) -> tuple[str, str]:
     first = wanted
     while not FORMATS[wanted].fits(k):
-        wanted = FALLBACK[wanted]
+        wanted = FORMATS[wanted].fallback or "f32"
     if wanted != first:
         reason += f"; {wanted} for {first}: rows of {k} are not whole blocks of {FORMATS[first].block}"
     return wanted, reason

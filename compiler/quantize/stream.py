@@ -13,13 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from compiler.kernels import PANEL_ROWS
+from compiler.formats import FORMATS, PANEL_ROWS
+from compiler.formats.parts.record import Bytes, Floats
 from compiler.model.description import Tensor
 from compiler.model.reader import Rows
 from compiler.quantize import encode
-from compiler.quantize.formats import FORMATS
-from compiler.quantize.formats.block import Bytes, Floats
-from compiler.quantize.formats.q5_0 import from_q4_0
 from compiler.quantize.imatrix import ImportanceMatrix
 
 #: Weights a piece holds, about.
@@ -52,8 +50,8 @@ class Piece:
         """Rows of blocks of ``format``; where the file's are of that type or say the same, those."""
         if self.tensor.type == format and FORMATS[format].quantized:
             return raw
-        if (self.tensor.type, format) == ("q4_0", "q5_0"):
-            return from_q4_0(raw)
+        if (rewrite := FORMATS[format].exact.get(self.tensor.type)) is not None:
+            return rewrite(raw)
         x = encode.widen(raw, self.tensor)
         return encode.encode(x, format, self.importance, name=self.tensor.name, begin=self.first_row)
 

@@ -67,11 +67,14 @@ _KINDS: tuple[tuple[tuple[str, ...], PreKind], ...] = (
     ),
     (
         ("jais-2",),
-        PreKind((
-            _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-            + "".join(rf"|\s{{{run}}}(?!\S)" for run in (512, 256, 128, 64, 32, 16, 8, 4, "1,2"))
-            + r"|\s",
-        )),
+        PreKind(
+            (
+                _CONTRACTION
+                + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+                + "".join(rf"|\s{{{run}}}(?!\S)" for run in (512, 256, 128, 64, 32, 16, 8, 4, "1,2"))
+                + r"|\s",
+            )
+        ),
     ),
     (
         ("minicpm5",),
@@ -82,8 +85,18 @@ _KINDS: tuple[tuple[tuple[str, ...], PreKind], ...] = (
     (("dbrx", "smaug-bpe", "chatglm-bpe", "glm4"), PreKind((_LLAMA3,))),
     (
         (
-            "qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan", "solar-open", "kormo", "grok-2",
-            "f2llmv2", "bailingmoe", "bailingmoe2", "llada-moe",
+            "qwen2",
+            "deepseek-r1-qwen",
+            "megrez",
+            "stablelm2",
+            "hunyuan",
+            "solar-open",
+            "kormo",
+            "grok-2",
+            "f2llmv2",
+            "bailingmoe",
+            "bailingmoe2",
+            "llada-moe",
         ),
         PreKind((_QWEN2,)),
     ),
@@ -91,14 +104,25 @@ _KINDS: tuple[tuple[tuple[str, ...], PreKind], ...] = (
     (("ufakzeka",), PreKind((r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL,))),
     (
         ("qwen35",),
-        PreKind((
-            _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
-            r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        )),
+        PreKind(
+            (
+                _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+                r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            )
+        ),
     ),
     (
         (
-            "gpt-2", "phi-2", "olmo", "mpt", "jais", "gigachat", "a.x-4.0", "mellum", "exaone4", "trillion",
+            "gpt-2",
+            "phi-2",
+            "olmo",
+            "mpt",
+            "jais",
+            "gigachat",
+            "a.x-4.0",
+            "mellum",
+            "exaone4",
+            "trillion",
             "granite-docling",
         ),
         PreKind((_GPT2,)),
@@ -110,14 +134,16 @@ _KINDS: tuple[tuple[tuple[str, ...], PreKind], ...] = (
     (("falcon",), PreKind((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, r"[0-9][0-9][0-9]"))),
     (
         ("deepseek-llm",),
-        PreKind((
-            r"[\r\n]",
-            r"\s?" + _char_class(_DEEPSEEK_LETTERS) + "+",
-            r"\s?" + _DEEPSEEK_PUNCTUATION + "+",
-            r"\s+$",
-            _DEEPSEEK_CJK,
-            r"\p{N}+",
-        )),
+        PreKind(
+            (
+                r"[\r\n]",
+                r"\s?" + _char_class(_DEEPSEEK_LETTERS) + "+",
+                r"\s?" + _DEEPSEEK_PUNCTUATION + "+",
+                r"\s+$",
+                _DEEPSEEK_CJK,
+                r"\p{N}+",
+            )
+        ),
     ),
     (
         ("deepseek-coder",),
@@ -125,12 +151,14 @@ _KINDS: tuple[tuple[tuple[str, ...], PreKind], ...] = (
     ),
     (
         ("deepseek-v3", "hunyuan-dense", "hy_v4", "joyai-llm"),
-        PreKind((
-            r"\p{N}{1,3}",
-            _char_class("4e00-9fa5 3040-309f 30a0-30ff") + "+",
-            r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
-            r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        )),
+        PreKind(
+            (
+                r"\p{N}{1,3}",
+                _char_class("4e00-9fa5 3040-309f 30a0-30ff") + "+",
+                r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+                r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            )
+        ),
     ),
     (
         ("tekken",),
@@ -146,20 +174,24 @@ _KINDS: tuple[tuple[tuple[str, ...], PreKind], ...] = (
     ),
     (
         ("exaone-moe",),
-        PreKind((
-            _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}"
-            r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
-        )),
+        PreKind(
+            (
+                _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}"
+                r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+            )
+        ),
     ),
     (("superbpe",), PreKind((r"\p{N}+", r"(?=(\d{3})+(?!\d))"))),
     (("poro-chat", "bloom", "gpt3-finnish"), PreKind((_BLOOM,))),
     (("viking",), PreKind((_BLOOM, r"\p{N}"))),
     (
         ("seed-coder",),
-        PreKind((
-            _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+"
-            r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-        )),
+        PreKind(
+            (
+                _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+"
+                r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+            )
+        ),
     ),
 )
 

@@ -83,28 +83,30 @@ def tokenizer_json(vocabulary: Vocabulary) -> bytes:
             {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
         )
         pre_tokenizer = {"type": "Sequence", "pretokenizers": steps}
-    return _canonical({
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer,
-        "post_processor": None,
-        "decoder": None,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None if unknown is None else vocabulary.pieces[unknown],
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": spm,
-            "ignore_merges": kind is not None and kind.ignore_merges,
-            "vocab": {piece: i for i, piece in enumerate(vocabulary.pieces)},
-            "merges": merges,
-        },
-    })
+    return _canonical(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [],
+            "normalizer": normalizer,
+            "pre_tokenizer": pre_tokenizer,
+            "post_processor": None,
+            "decoder": None,
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None if unknown is None else vocabulary.pieces[unknown],
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": spm,
+                "ignore_merges": kind is not None and kind.ignore_merges,
+                "vocab": {piece: i for i, piece in enumerate(vocabulary.pieces)},
+                "merges": merges,
+            },
+        }
+    )
 
 
 def vocabulary_json(vocabulary: Vocabulary) -> bytes:
@@ -113,25 +115,27 @@ def vocabulary_json(vocabulary: Vocabulary) -> bytes:
     def of_type(*types: TokenType) -> Iterable[int]:
         return [i for i, t in enumerate(vocabulary.types) if t in types]
 
-    return _canonical({
-        "format": VOCABULARY_FORMAT,
-        "kind": vocabulary.kind,
-        "pre": vocabulary.pre,
-        "n_vocab": len(vocabulary.pieces),
-        **{
-            f"{name}_id": vocabulary.ids.get(name)
-            for name in ("bos", "eos", "eot", "eom", "unk", "pad", "sep", "mask")
-        },
-        "eos_ids": list(vocabulary.eos_ids),
-        "add_bos": vocabulary.add_bos,
-        "add_eos": vocabulary.add_eos,
-        "add_space_prefix": vocabulary.add_space_prefix,
-        "byte_complete": byte_complete(vocabulary),
-        "control": of_type(TokenType.CONTROL),
-        "unknown": of_type(TokenType.UNKNOWN),
-        "user_defined": of_type(TokenType.USER_DEFINED),
-        "unused": of_type(TokenType.UNUSED, TokenType.UNDEFINED),
-        "byte": of_type(TokenType.BYTE),
-        "rstrip": list(vocabulary.rstrip_ids),
-        "chat_templates": dict(vocabulary.chat_templates),
-    })
+    return _canonical(
+        {
+            "format": VOCABULARY_FORMAT,
+            "kind": vocabulary.kind,
+            "pre": vocabulary.pre,
+            "n_vocab": len(vocabulary.pieces),
+            **{
+                f"{name}_id": vocabulary.ids.get(name)
+                for name in ("bos", "eos", "eot", "eom", "unk", "pad", "sep", "mask")
+            },
+            "eos_ids": list(vocabulary.eos_ids),
+            "add_bos": vocabulary.add_bos,
+            "add_eos": vocabulary.add_eos,
+            "add_space_prefix": vocabulary.add_space_prefix,
+            "byte_complete": byte_complete(vocabulary),
+            "control": of_type(TokenType.CONTROL),
+            "unknown": of_type(TokenType.UNKNOWN),
+            "user_defined": of_type(TokenType.USER_DEFINED),
+            "unused": of_type(TokenType.UNUSED, TokenType.UNDEFINED),
+            "byte": of_type(TokenType.BYTE),
+            "rstrip": list(vocabulary.rstrip_ids),
+            "chat_templates": dict(vocabulary.chat_templates),
+        }
+    )

@@ -56,8 +56,9 @@ V16 void fetch_bytes(const void *p, int64_t bytes)
 
 /* Runs tile(tokens, t, first) over nt tokens; `tokens` and `first`, whether these are the first four,
  * are constants in each call. */
-#define FOR_TILES(nt, tile)                                         \
+#define FOR_TILES(most, nt, tile)                                   \
     do {                                                            \
+        _Static_assert((most) == 4, "tiles are of four tokens");     \
         int32_t t = 0;                                              \
         if ((nt) >= 4) {                                            \
             tile(4, 0, 1);                                          \
@@ -72,4 +73,3 @@ V16 void fetch_bytes(const void *p, int64_t bytes)
         if (t < (nt))                                               \
             tile(1, t, 0);                                          \
     } while (0)
-_Static_assert(Q4_K_TOKENS == 4 && Q6_K_TOKENS == 4 && Q8_0_TOKENS == 4 && Q5_0_TOKENS == 4, "FOR_TILES takes four");

@@ -52,6 +52,7 @@ V16 void add_block_of_32(__m512 *sum, const __m512i *total, int32_t tokens, cons
 /* Runs tile(tokens, t) over nt tokens, most at a time; `tokens` is a constant in each call. */
 #define FOR_TILES(most, nt, tile)                                   \
     do {                                                            \
+        _Static_assert((most) == 8, "a remainder is halved");        \
         int32_t t = 0;                                              \
         for (; t + (most) <= (nt); t += (most))                     \
             tile((most), t);                                        \
@@ -66,5 +67,3 @@ V16 void add_block_of_32(__m512 *sum, const __m512i *total, int32_t tokens, cons
         if (t < (nt))                                               \
             tile(1, t);                                             \
     } while (0)
-_Static_assert(Q4_K_TOKENS == 8 && Q6_K_TOKENS == 8 && Q8_0_TOKENS == 8 && Q5_0_TOKENS == 8,
-               "FOR_TILES halves a remainder of less than 8 tokens");

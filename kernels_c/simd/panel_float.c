@@ -34,7 +34,3 @@
                 format##_tile(w, count, k, 1, x + (int64_t)t * k, acc + t * 16);                    \
         }                                                                                           \
     }
-
-FLOAT_PANEL(f32, float, v16_load)
-FLOAT_PANEL(f16, uint16_t, v16_load_f16)
-FLOAT_PANEL(bf16, uint16_t, v16_load_bf16)

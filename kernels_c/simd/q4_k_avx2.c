@@ -2,6 +2,7 @@
  *
  * int16 lane of maddubs: two codes of one row. Eight of them, 16 products of at most 15 * 127,
  * cover a sub-block of 32 before the scale widens them to int32. */
+#define Q4_K_TOKENS 4        /* a tile */
 _Static_assert(16 * 15 * 127 <= INT16_MAX, "a sub-block of Q4_K fits in int16");
 _Static_assert((int64_t)256 * 15 * 63 * 127 <= INT32_MAX, "a block of Q4_K fits in int32");
 
@@ -189,7 +190,7 @@ V16 void q4_k_panel(const uint8_t *panel, int32_t k, const activations *a, int32
 #define TILE(tokens, t, fetch) \
     q4_k_tile(expanded, tokens, codes + (t) * 256, sums + (t) * ACTIVATION_SUMS_256, scales + (t), acc + (t) * 16, \
               fetch ? block + b + 1 : NULL)
-        FOR_TILES(nt, TILE);
+        FOR_TILES(Q4_K_TOKENS, nt, TILE);
 #undef TILE
     }
 }

@@ -2,6 +2,7 @@
  *
  * A sub-block of 32 k is eight vpdpbusd; its int32 sum is multiplied by the scale and added. The
  * minima of two sub-blocks are one vpdpwssd: lanes (min 2j, min 2j+1) times (sum 2j, sum 2j+1). */
+#define Q4_K_TOKENS 8        /* a tile */
 _Static_assert((int64_t)256 * 15 * 63 * 127 <= INT32_MAX, "a block of Q4_K fits in int32");
 
 /* Scales as int32 a row, minima as int16 pairs a row. */

@@ -2,6 +2,7 @@
  *
  * As for Q6_K: unsigned codes, an int16 sum that starts from -16 times the sum of its activations,
  * and so holds, modulo 2^16, the 16 products of (code - 16) of a block of 32. */
+#define Q5_0_TOKENS 4        /* a tile */
 _Static_assert(2 * 31 * 127 <= INT16_MAX, "maddubs of Q5_0 codes does not saturate");
 _Static_assert(16 * 16 * 127 <= INT16_MAX, "a block of Q5_0 fits in int16");
 
@@ -121,7 +122,7 @@ V16 void q5_0_panel(const uint8_t *panel, int32_t k, const activations *a, int32
         for (int32_t b = 0; b < blocks; ++b)
             q5_0_expand(block_q5_0(panel, first + b), scales_q5_0(panel, first + b), expanded + b);
 #define TILE(tokens, t, fetch) q5_0_tile(expanded, panel, first, blocks, tokens, fetch, a, t0 + (t), acc + (t) * 16)
-        FOR_TILES(nt, TILE);
+        FOR_TILES(Q5_0_TOKENS, nt, TILE);
 #undef TILE
     }
 }

@@ -1,6 +1,7 @@
 /* q5_0_avx512.c: Q5_0 panels with AVX-512 VNNI, codes unpacked in registers.
  *
  * Eight vpdpbusd of unsigned codes start from -16 times the sum of the block's activations. */
+#define Q5_0_TOKENS 8        /* a tile */
 #define Q5_0_BLOCKS 8
 
 /* `blocks` blocks for `tokens` (a constant) tokens; codes, sums, scales: of the first token and block. */

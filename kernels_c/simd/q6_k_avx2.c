@@ -3,6 +3,7 @@
  * A group of 16 k shares a scale: four maddubs of unsigned codes, at most 2 * 63 * 127 each, so
  * none saturates. Their int16 sum starts from -32 times the sum of its activations, so that modulo
  * 2^16 it is the sum of eight products of (code - 32), which fits. */
+#define Q6_K_TOKENS 4        /* a tile */
 _Static_assert(2 * 63 * 127 <= INT16_MAX, "maddubs of Q6_K codes does not saturate");
 _Static_assert(8 * 32 * 127 <= INT16_MAX, "eight centred products of Q6_K fit in int16");
 _Static_assert((int64_t)256 * 32 * 128 * 127 <= INT32_MAX, "a block of Q6_K fits in int32");
@@ -165,7 +166,7 @@ V16 void q6_k_panel(const uint8_t *panel, int32_t k, const activations *a, int32
 #define TILE(tokens, t, fetch) \
     q6_k_tile(expanded, tokens, codes + (t) * 256, sums + (t) * ACTIVATION_SUMS_256, scales + (t), acc + (t) * 16, \
               fetch ? block_q6_k(panel, b + 1) : NULL)
-        FOR_TILES(nt, TILE);
+        FOR_TILES(Q6_K_TOKENS, nt, TILE);
 #undef TILE
     }
 }

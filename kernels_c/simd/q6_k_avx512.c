@@ -2,6 +2,7 @@
  *
  * A group of 16 k is four vpdpbusd of unsigned codes that start from -32 times the sum of its
  * activations, so that the int32 sum is that of (code - 32); it is multiplied by the scale and added. */
+#define Q6_K_TOKENS 8        /* a tile */
 _Static_assert((int64_t)256 * 32 * 128 * 127 <= INT32_MAX, "a block of Q6_K fits in int32");
 
 /* A block for `tokens` (a constant) tokens; codes, sums, scales, acc: of the first. */

@@ -3,6 +3,7 @@
  * Up to three tokens take the codes as they are stored: maddubs of |w| and of the activation with w's
  * sign, and madd, which widens each pair at once. All three share the two units that multiply. So
  * for more tokens the codes are widened to int16 beforehand, and four products are two madd. */
+#define Q8_0_TOKENS 4        /* a tile */
 _Static_assert(2 * 128 * 127 <= INT16_MAX, "a pair of Q8_0 products fits in int16, -128 included");
 
 /* Some blocks of a panel as int16, for use by many tokens, and the codes of a tile of tokens. Pairs
@@ -141,7 +142,7 @@ V16 void q8_0_panel(const uint8_t *panel, int32_t k, const activations *a, int32
 #define TILE(tokens, t, fetch) \
     q8_0_tile(wide, blocks, tokens, codes + (t) * 32, da + (t), a->n_tokens, acc + (t) * 16, \
               fetch ? (const char *)block_q8_0(panel, first + blocks) : NULL)
-        FOR_TILES(nt, TILE);
+        FOR_TILES(Q8_0_TOKENS, nt, TILE);
 #undef TILE
     }
 }

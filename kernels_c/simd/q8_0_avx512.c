@@ -2,6 +2,7 @@
  *
  * vpdpbusd wants unsigned codes: 128 is added to each by flipping its top bit, and a block of 32
  * starts from -128 times the sum of its activations. */
+#define Q8_0_TOKENS 8        /* a tile */
 _Static_assert((int64_t)32 * 255 * 127 + 128 * 32 * 127 <= 1 << 24, "a block of Q8_0 is exact in float");
 
 /* Blocks taken together: the weights of this many stay in L1 for all tokens. */

@@ -1,8 +1,4 @@
-/* tiles_avx512.h: tokens that a panel kernel holds in registers at a time. */
+/* tiles_avx512.h: tokens that a panel kernel of floats holds in registers at a time (those of blocks name theirs themselves). */
 #define FLOAT_TOKENS 8
-#define Q4_K_TOKENS 8
-#define Q6_K_TOKENS 8
-#define Q8_0_TOKENS 8
-#define Q5_0_TOKENS 8
 /* Tiles of 16 tokens, or of 16 values, that attention takes at a time for so many rows (at most 4). */
 #define ATTENTION_WIDE(rows) ((rows) <= 4 ? 4 : 1)

@@ -129,7 +129,7 @@ int bench(const check_backend *reference, const check_backend *tested, int32_t t
                 reading[round] = spent;
         }
         for (int32_t format = 0; format < TABLE_FORMATS; ++format) {
-            int32_t g = format == TABLE_Q6_K || format == TABLE_Q4_K;
+            int32_t g = formats[format].group == 256;
             int32_t choice = 0;
             while (tested->table->panel[format][choice].k != BENCH_K)
                 ++choice;
@@ -161,7 +161,7 @@ int bench(const check_backend *reference, const check_backend *tested, int32_t t
             const double units = measures[m].warm ? BENCH_PANELS : (double)(dram_bytes / panel_bytes_of(format, BENCH_K));
             const double median = s[rounds / 2], all = units * macs * measures[m].tokens;
             printf("{\"op\": \"panel\", \"format\": \"%s\", \"k\": %d, \"tokens\": %d, \"weights\": \"%s\", \"threads\": %d",
-                   format_names[format], BENCH_K, measures[m].tokens, measures[m].warm ? "cache" : "dram", threads);
+                   formats[format].name, BENCH_K, measures[m].tokens, measures[m].warm ? "cache" : "dram", threads);
             printf(", \"gb_per_s\": %.2f, \"share_of_read\": ", units * bytes * 1e-9 / median);
             if (measures[m].warm)
                 printf("null");

@@ -3,20 +3,19 @@
  *   check check REFERENCE TESTED CASES SEED [OP...]
  *   check bench REFERENCE TESTED THREADS ROUNDS DRAM_BYTES
  *
- * OP: a weight format, attention_f32, attention_f16, attention_q8_0, rows, threadpool. A line of
+ * OP: a weight format, attention_<type of the KV cache>, rows, threadpool. A line of
  * JSON a result on stdout. Exit 0: all equal; 1: some differ; 2: usage. Case i has the seed SEED + i,
  * so that one case can be run again alone. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "check.h"
-#include "packed.h"
 
 int64_t check_panels(const kernel_table *reference, const kernel_table *tested, int32_t format,
                      int64_t cases, uint64_t seed, uint64_t *first)
 {
     int64_t failures = 0;
-    int32_t group = format == TABLE_Q6_K || format == TABLE_Q4_K ? 256 : format == TABLE_Q8_0 || format == TABLE_Q5_0 ? 32 : 0;
+    int32_t group = formats[format].group;
     int32_t sums = group == 256 ? ACTIVATION_SUMS_256 : ACTIVATION_SUMS_32;
     int32_t count = 0;
     while (count < TABLE_PANELS && reference->panel[format][count].k != 0)
@@ -133,14 +132,16 @@ int main(int argc, char **argv)
         uint64_t seed = (uint64_t)number(argv[5]), first = 0;
         int32_t failed = 0;
         for (int32_t format = 0; format < TABLE_FORMATS; ++format)
-            if (wanted(format_names[format], argc, argv))
-                failed |= report(format_names[format], cases, check_panels(reference, tested, format, cases, seed, &first), first);
+            if (wanted(formats[format].name, argc, argv))
+                failed |= report(formats[format].name, cases, check_panels(reference, tested, format, cases, seed, &first), first);
         /* A case of attention is hundreds of times the work of a panel's. */
-        static const char *const attention[] = {"attention_f32", "attention_f16", "attention_q8_0"};
         int64_t fewer = (cases + 49) / 50;
-        for (int32_t type = 0; type < TABLE_KV_TYPES; ++type)
-            if (wanted(attention[type], argc, argv))
-                failed |= report(attention[type], fewer, check_attention(reference, tested, type, fewer, seed, &first), first);
+        for (int32_t type = 0; type < TABLE_KV_TYPES; ++type) {
+            char op[64];
+            snprintf(op, sizeof op, "attention_%s", kv_type_names[type]);
+            if (wanted(op, argc, argv))
+                failed |= report(op, fewer, check_attention(reference, tested, type, fewer, seed, &first), first);
+        }
         if (wanted("rows", argc, argv))
             failed |= report("rows", cases, check_rows(reference, tested, cases, seed, &first), first);
         if (wanted("threadpool", argc, argv))

@@ -9,7 +9,6 @@ typedef struct {
 } check_backend;
 
 extern const check_backend check_backends[];   /* ended by a NULL name */
-extern const char *const format_names[TABLE_FORMATS];
 
 /* ---- random numbers: one stream a case, so that a case can be run again alone ---- */
 typedef struct {

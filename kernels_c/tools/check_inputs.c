@@ -5,12 +5,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include "check.h"
-#include "packed.h"
 
 #define CANARY 0xa5
 #define PAGE 4096
-
-const char *const format_names[TABLE_FORMATS] = {"f32", "f16", "bf16", "q8_0", "q6_k", "q4_k", "q5_0"};
 
 uint64_t random_bits(random_stream *r)
 {
@@ -114,67 +111,36 @@ static uint16_t random_half(random_stream *r, int32_t style)
     return (uint16_t)(0x1000 + random_below(r, 0x1800) + (random_below(r, 4) == 0 ? 0x8000 : 0));
 }
 
-int64_t row_bytes_of(int32_t format, int32_t k)
+static void put_float(random_stream *r, int32_t kind, int32_t style, uint8_t *at)
 {
-    switch (format) {
-    case TABLE_F32: return (int64_t)k * 4;
-    case TABLE_Q8_0: return (int64_t)k / 32 * 34;
-    case TABLE_Q6_K: return (int64_t)k / 256 * 210;
-    case TABLE_Q4_K: return (int64_t)k / 256 * 144;
-    case TABLE_Q5_0: return (int64_t)k / 32 * 22;
-    default: return (int64_t)k * 2;
-    }
+    uint16_t value = kind == FLOAT_F16 ? random_half(r, style)
+                     : (uint16_t)(0x3d00 + random_below(r, 0x300) + (random_bits(r) & 1 ? 0x8000 : 0));
+    memcpy(at, &value, 2);
 }
 
-int64_t panel_bytes_of(int32_t format, int32_t k)
-{
-    switch (format) {
-    case TABLE_F32: return panel_bytes_f32(k);
-    case TABLE_F16: return panel_bytes_f16(k);
-    case TABLE_BF16: return panel_bytes_bf16(k);
-    case TABLE_Q8_0: return panel_bytes_q8_0(k);
-    case TABLE_Q6_K: return panel_bytes_q6_k(k);
-    case TABLE_Q4_K: return panel_bytes_q4_k(k);
-    default: return panel_bytes_q5_0(k);
-    }
-}
+int64_t row_bytes_of(int32_t format, int32_t k) { return (int64_t)k / formats[format].block * formats[format].block_bytes; }
 
-void pack_f32(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *panel);
-void pack_f16(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *panel);
-void pack_bf16(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *panel);
-void pack_q4_k(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *panel);
-void pack_q6_k(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *panel);
-void pack_q8_0(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *panel);
-void pack_q5_0(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *panel);
+int64_t panel_bytes_of(int32_t format, int32_t k) { return formats[format].panel_bytes(k); }
 
 void pack_rows(int32_t format, const uint8_t *rows, int32_t k, uint8_t *panel)
 {
-    static void (*const pack[TABLE_FORMATS])(const uint8_t *, int64_t, int64_t, uint8_t *) = {
-        pack_f32, pack_f16, pack_bf16, pack_q8_0, pack_q6_k, pack_q4_k, pack_q5_0};
-    pack[format](rows, row_bytes_of(format, k), k, panel);
+    formats[format].pack(rows, row_bytes_of(format, k), k, panel);
 }
 
 void random_rows(random_stream *r, int32_t format, int32_t k, uint8_t *rows)
 {
+    const stored_format *f = &formats[format];
     int64_t row_bytes = row_bytes_of(format, k);
     int64_t total = 16 * row_bytes;
-    int32_t halves = random_below(r, 6);
-    if (format == TABLE_F32) {
+    int32_t style = random_below(r, 6);
+    if (f->floats[0].kind == FLOAT_F32) {
         random_floats(r, (float *)rows, total / 4);
-    } else if (format == TABLE_F16 || format == TABLE_BF16) {
-        for (int64_t i = 0; i < total / 2; ++i) {
-            uint16_t value = random_half(r, halves);
-            if (format == TABLE_BF16)
-                value = (uint16_t)(0x3d00 + random_below(r, 0x300) + (random_bits(r) & 1 ? 0x8000 : 0));
-            memcpy(rows + 2 * i, &value, 2);
-        }
     } else {
-        int64_t block = format == TABLE_Q8_0 ? 34 : format == TABLE_Q6_K ? 210 : format == TABLE_Q4_K ? 144 : 22;
         int32_t codes = random_below(r, 6);
         if (codes == 1)
             memset(rows, 0xff, (size_t)total);
         else if (codes == 2)
-            memset(rows, 0x80, (size_t)total);    /* -128 in Q8_0 and in scales of Q6_K */
+            memset(rows, 0x80, (size_t)total);    /* -128 in codes and scales of a byte */
         else if (codes == 3)
             memset(rows, 0, (size_t)total);
         else if (codes == 4)
@@ -182,12 +148,9 @@ void random_rows(random_stream *r, int32_t format, int32_t k, uint8_t *rows)
         else
             for (int64_t i = 0; i < total; ++i)
                 rows[i] = (uint8_t)random_bits(r);
-        for (int64_t at = 0; at < total; at += block) {
-            uint16_t d = random_half(r, halves), dmin = random_half(r, halves);
-            memcpy(rows + at + (format == TABLE_Q6_K ? 208 : 0), &d, 2);
-            if (format == TABLE_Q4_K)
-                memcpy(rows + at + 2, &dmin, 2);
-        }
+        for (int64_t at = 0; at < total; at += f->block_bytes)
+            for (int32_t i = 0; i < f->n_floats; ++i)
+                put_float(r, f->floats[i].kind, style, rows + at + f->floats[i].offset);
     }
     if (random_below(r, 4) == 0) {                /* the tensor's last panel: rows that are not there */
         int64_t present = (1 + random_below(r, 15)) * row_bytes;

@@ -4,6 +4,7 @@
 #ifndef KERNEL_TABLE_H
 #define KERNEL_TABLE_H
 #include "activations.h"
+#include "format_table.h"
 
 typedef void (*panel_kernel)(const uint8_t *panel, const activations *a, int32_t t0, int32_t nt,
                              float *acc, uint8_t *scratch);
@@ -19,8 +20,6 @@ typedef void (*attention_block_kernel)(const attention_shape *s, kv_slot kv, int
                                        int32_t position, int32_t nq, const float *q, int32_t q_stride,
                                        float *states, uint8_t *scratch);
 
-enum { TABLE_F32, TABLE_F16, TABLE_BF16, TABLE_Q8_0, TABLE_Q6_K, TABLE_Q4_K, TABLE_Q5_0, TABLE_FORMATS };
-enum { TABLE_KV_F32, TABLE_KV_F16, TABLE_KV_Q8_0, TABLE_KV_TYPES };
 enum { TABLE_SILU, TABLE_GELU, TABLE_GELU_TANH, TABLE_RELU2, TABLE_TANH, TABLE_SIGMOID, TABLE_SOFTMAX, TABLE_IN_PLACE };
 enum { TABLE_GLU_SILU, TABLE_GLU_GELU, TABLE_GLU_GELU_TANH, TABLE_GLU_RELU2, TABLE_GLUS };
 #define TABLE_PANELS 16

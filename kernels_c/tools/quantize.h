@@ -18,29 +18,17 @@
 #define QUANTIZE_E_SHAPE 1     /* k is not a multiple of the format's block */
 #define QUANTIZE_E_NONFINITE 2 /* a weight is NaN or infinite */
 #define QUANTIZE_E_RANGE 3     /* a weight is beyond what the format's scales can express */
-
-/* x: float[rows][k]. importance: float[k], the weight of each column's squared error,
- * positive and finite, or NULL for all equal. out: uint8[rows][k / block * block bytes]. */
-int32_t quantize_q8_0(const float *x, const float *importance, int64_t rows, int64_t k, uint8_t *out);
-int32_t quantize_q5_0(const float *x, const float *importance, int64_t rows, int64_t k, uint8_t *out);
-int32_t quantize_q6_k(const float *x, const float *importance, int64_t rows, int64_t k, uint8_t *out);
-int32_t quantize_q4_k(const float *x, const float *importance, int64_t rows, int64_t k, uint8_t *out);
-
-/* The float formats: rounded to nearest, ties to even; importance is not looked at. */
-int32_t quantize_f32(const float *x, const float *importance, int64_t rows, int64_t k, uint8_t *out);
-int32_t quantize_f16(const float *x, const float *importance, int64_t rows, int64_t k, uint8_t *out);
-int32_t quantize_bf16(const float *x, const float *importance, int64_t rows, int64_t k, uint8_t *out);
-
-/* n little-endian values as stored in a file -> float[n], exact. */
-void widen_f16(const uint8_t *in, int64_t n, float *out);
-void widen_bf16(const uint8_t *in, int64_t n, float *out);
-
-/* Blocks back to float[rows][k], in the order of operations of gguf's decoders. */
-void dequantize_q8_0(const uint8_t *in, int64_t rows, int64_t k, float *out);
-void dequantize_q5_0(const uint8_t *in, int64_t rows, int64_t k, float *out);
-void dequantize_q6_k(const uint8_t *in, int64_t rows, int64_t k, float *out);
-void dequantize_q4_k(const uint8_t *in, int64_t rows, int64_t k, float *out);
 /* cdef-end */
+
+/* What the file of a format gives.
+ *
+ * quantize_<format>: x: float[rows][k]. importance: float[k], the weight of each column's squared error,
+ * positive and finite, or NULL for all equal; float formats, rounded to nearest, ties to even, do not look
+ * at it. out: uint8[rows][k / block * block bytes].
+ * dequantize_<format>: blocks back to float[rows][k], in the order of operations of gguf's decoders. */
+#define QUANTIZER(format)                                                                                        \
+    int32_t quantize_##format(const float *x, const float *importance, int64_t rows, int64_t k, uint8_t *out);  \
+    void dequantize_##format(const uint8_t *in, int64_t rows, int64_t k, float *out);
 
 #pragma GCC visibility pop
 #endif

@@ -68,9 +68,9 @@ int32_t quantize_bf16(const float *x, const float *importance, int64_t rows, int
     return QUANTIZE_OK;
 }
 
-void widen_f16(const uint8_t *in, int64_t n, float *out)
+void dequantize_f16(const uint8_t *in, int64_t rows, int64_t k, float *out)
 {
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < rows * k; i++) {
         uint16_t half;
         memcpy(&half, in + 2 * i, 2);
         uint32_t bits = (uint32_t)(half & 0x7fff) << 13, sign = (uint32_t)(half & 0x8000) << 16;
@@ -84,12 +84,14 @@ void widen_f16(const uint8_t *in, int64_t n, float *out)
     }
 }
 
-void widen_bf16(const uint8_t *in, int64_t n, float *out)
+void dequantize_bf16(const uint8_t *in, int64_t rows, int64_t k, float *out)
 {
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < rows * k; i++) {
         uint16_t upper;
         memcpy(&upper, in + 2 * i, 2);
         uint32_t bits = (uint32_t)upper << 16;
         memcpy(out + i, &bits, 4);
     }
 }
+
+void dequantize_f32(const uint8_t *in, int64_t rows, int64_t k, float *out) { memcpy(out, in, (size_t)(rows * k) * 4); }

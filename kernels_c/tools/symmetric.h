@@ -1,4 +1,4 @@
-/* symmetric.h: the fit of blocks without a minimum, w = S * q, shared by q8_0, q5_0 and q6_k.
+/* symmetric.h: the fit of blocks without a minimum, w = S * q.
  *
  * For codes q rounded at scale S the weighted squared error is
  * sum(w x x) - S (2 sum(w q x) - S sum(w q q)), so the best S is the one with the largest

@@ -161,7 +161,7 @@ def _recipes(quants: str) -> list[str]:
 
 def _reference(plan: str, wanted: str | None, notes: list[str]) -> Subject | None:
     """The subject that the others are compared with; what it is worth knowing of it goes to ``notes``."""
-    from compiler.quantize.formats import FORMATS
+    from compiler.formats import FORMATS
     from compiler.quantize.measure import are_floats, stored_types
     from runtime.bundle.planfields import RECIPES
     from runtime.cli.variants import Variants

@@ -148,28 +148,35 @@ class SequenceLike(Protocol):
     @property
     def slot(self) -> int:
         """The KV slot it holds, 0 … slots - 1; -1 after ``release``."""
+
     @property
     def phase(self) -> Phase: ...
     @property
     def remaining_prefill(self) -> int:
         """Prompt tokens not yet processed; 0 once it decodes."""
+
     @property
     def token_ids(self) -> Sequence[int]:
         """Generated ids in order, a final end-of-sequence token included."""
+
     @property
     def text(self) -> str:
         """The generated text so far, stop sequence excluded, held-back text excluded until it ends."""
+
     @property
     def stop_reason(self) -> StopReason | None: ...
     @property
     def error(self) -> EngineError | None:
         """The cause where ``stop_reason`` is ``error``."""
+
     @property
     def admitted_ns(self) -> int:
         """Monotonic clock at admission; likewise the other ``_ns``."""
+
     @property
     def token_ns(self) -> Sequence[int]:
         """When each generated token was ready."""
+
     @property
     def finished_ns(self) -> int | None: ...
     @property

@@ -67,9 +67,7 @@ def _mapping(bundle: Bundle, fd: int, of: int, size: int, **how: int) -> mmap.mm
         ) from cause
 
 
-def hold_weights(
-    bundle: Bundle, size: int, residence: Residence, available: int
-) -> tuple[mmap.mmap, int]:
+def hold_weights(bundle: Bundle, size: int, residence: Residence, available: int) -> tuple[mmap.mmap, int]:
     """The weights of ``size`` bytes as ``residence`` says, and the file to watch, -1 if there is none.
 
     ``available``: bytes of memory at hand. Raises as :func:`map_weights` and :func:`copy_weights`.

@@ -55,8 +55,11 @@ class Test:
     def name(self) -> str:
         """As llama-bench names it: pp512, tg128, tg128 @ d4096; ``x8`` for 8 sequences."""
         name = f"pp{self.prefill}" if self.prefill else f"tg{self.decode}"
-        return name + (f" x{self.sequences}" if self.sequences > 1 else "") + (
-            f" @ d{self.depth}" if self.depth else "")
+        return (
+            name
+            + (f" x{self.sequences}" if self.sequences > 1 else "")
+            + (f" @ d{self.depth}" if self.depth else "")
+        )
 
 
 class Arm(Protocol):
@@ -72,20 +75,32 @@ class Arm(Protocol):
 class Ours:
     """Our engine on one backend: a bundle compiled for this file, in this process."""
 
-    def __init__(self, backend: str, model: Path, threads: int, tests: list[Test], step: int,
-                 work: Path) -> None:
+    def __init__(
+        self, backend: str, model: Path, threads: int, tests: list[Test], step: int, work: Path
+    ) -> None:
         from compiler import compile_plan
         from runtime.bundle.reader import open_bundle
         from runtime.engine.executable import Executable
 
         self.name = backend
         context = max(t.depth + t.prefill + t.decode for t in tests)
-        bundle = compile_plan({
-            "version": 1, "name": f"compare-{model.stem}-{backend}", "model": str(model.resolve()),
-            "backend": backend, "quantization": "source",
-            "execution": {"threads": threads, "context": context, "step_tokens": step, "kv_cache": "f16",
-                          "slots": max(t.sequences for t in tests)}},
-            work / f"{model.stem}-{backend}.bundle")
+        bundle = compile_plan(
+            {
+                "version": 1,
+                "name": f"compare-{model.stem}-{backend}",
+                "model": str(model.resolve()),
+                "backend": backend,
+                "quantization": "source",
+                "execution": {
+                    "threads": threads,
+                    "context": context,
+                    "step_tokens": step,
+                    "kv_cache": "f16",
+                    "slots": max(t.sequences for t in tests),
+                },
+            },
+            work / f"{model.stem}-{backend}.bundle",
+        )
         self.executable = Executable.open(open_bundle(bundle), threads)
         self.vocabulary = self.executable.limits.n_vocab
 
@@ -95,12 +110,15 @@ class Ours:
     def _fill(self, tokens: np.ndarray, start: int, slot: int) -> None:
         step = self.executable.limits.step_tokens
         for begin in range(0, len(tokens), step):
-            part = tokens[begin: begin + step]
+            part = tokens[begin : begin + step]
             want = np.zeros(len(part), np.uint8)
             want[-1] = begin + len(part) == len(tokens)
             self.executable.forward(
                 np.full(len(part), slot, np.int32),
-                np.arange(start + begin, start + begin + len(part), dtype=np.int32), part, want)
+                np.arange(start + begin, start + begin + len(part), dtype=np.int32),
+                part,
+                want,
+            )
 
     def seconds(self, test: Test) -> float:
         rng = np.random.default_rng(test.prefill + test.decode)
@@ -129,8 +147,9 @@ class Peer:
     """llama.cpp in a process of its own (``peer.py serve``), under its environment's Python."""
 
     def __init__(self, python: str) -> None:
-        self.process = subprocess.Popen([python, str(HERE / "peer.py"), "serve"], text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [python, str(HERE / "peer.py"), "serve"], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
 
     def ask(self, **command: Any) -> dict[str, Any]:
         assert self.process.stdin
@@ -152,14 +171,22 @@ class Peer:
 class PeerArm:
     """A model loaded in the peer, repacked or not."""
 
-    def __init__(self, peer: Peer, label: str, repack: bool, model: Path, threads: int, tests: list[Test],
-                 ubatch: int) -> None:
+    def __init__(
+        self, peer: Peer, label: str, repack: bool, model: Path, threads: int, tests: list[Test], ubatch: int
+    ) -> None:
         self.peer = peer
         self.name = f"llama.cpp {label} {'repacked' if repack else 'as stored'}"
         context = max(t.depth + t.prefill + t.decode for t in tests) + 32
         self.repacked_mib = peer.ask(
-            do="load", name=self.name, model=str(model), threads=threads, repack=repack,
-            context=context, sequences=max(t.sequences for t in tests), ubatch=ubatch)["repacked_mib"]
+            do="load",
+            name=self.name,
+            model=str(model),
+            threads=threads,
+            repack=repack,
+            context=context,
+            sequences=max(t.sequences for t in tests),
+            ubatch=ubatch,
+        )["repacked_mib"]
 
     def seconds(self, test: Test) -> float:
         times = self.peer.ask(do="time", name=self.name, **asdict(test))
@@ -192,14 +219,16 @@ def read_per_token(model: Path) -> tuple[int, int]:
         share = used / experts if experts and "_exps" in tensor.name else 1.0
         weights += int(tensor.n_bytes) * share
     heads = value(f"{architecture}.attention.head_count")
-    head_dim = value(f"{architecture}.attention.key_length") or value(
-        f"{architecture}.embedding_length") // heads
+    head_dim = (
+        value(f"{architecture}.attention.key_length") or value(f"{architecture}.embedding_length") // heads
+    )
     kv_heads = value(f"{architecture}.attention.head_count_kv", heads)
     return int(weights), 2 * 2 * value(f"{architecture}.block_count") * kv_heads * head_dim
 
 
-def measure(arms: list[Arm], tests: list[Test], rounds: int, probe: Probe,
-            pause: float) -> tuple[Samples, Samples]:
+def measure(
+    arms: list[Arm], tests: list[Test], rounds: int, probe: Probe, pause: float
+) -> tuple[Samples, Samples]:
     """Tokens a second by arm and test, a value a round, and the read bandwidth of memory around it.
 
     The bandwidth (bytes a second) is the mean of a look before and one after the timing, because that
@@ -236,34 +265,52 @@ def compare(a: argparse.Namespace) -> dict[str, Any]:
     if a.sequences > 1:
         tests.append(Test(0, max(1, a.decode // 2), sequences=a.sequences))
     result: dict[str, Any] = {
-        "model": a.model.name, "threads": a.threads, "rounds": a.rounds, "cpu": cpu_name(),
-        "peer": {label: peer.ask(do="info") for label, peer in peers.items()}, "quantizations": []}
+        "model": a.model.name,
+        "threads": a.threads,
+        "rounds": a.rounds,
+        "cpu": cpu_name(),
+        "peer": {label: peer.ask(do="info") for label, peer in peers.items()},
+        "quantizations": [],
+    }
     a.work.mkdir(parents=True, exist_ok=True)
     try:
         for quant in a.quants:
             model = a.work / f"{a.model.stem}-{quant}.gguf"
             if not model.exists():
-                next(iter(peers.values())).ask(do="quantize", source=str(a.model), target=str(model),
-                                               type=quant, threads=a.threads)
+                next(iter(peers.values())).ask(
+                    do="quantize", source=str(a.model), target=str(model), type=quant, threads=a.threads
+                )
             print(f"{quant}: loading", file=sys.stderr)
             arms: list[Arm] = [Ours(b, model, a.threads, tests, a.step, a.work) for b in labels]
-            packed = [PeerArm(peer, label, repack, model, a.threads, tests, a.step)
-                      for label, peer in peers.items() for repack in (True, False)]
+            packed = [
+                PeerArm(peer, label, repack, model, a.threads, tests, a.step)
+                for label, peer in peers.items()
+                for repack in (True, False)
+            ]
             arms += packed
             rates, bandwidth = measure(arms, tests, a.rounds, probe, a.pause)
             for arm in arms:
                 arm.close()
             weights, kv = read_per_token(model)
-            result["quantizations"].append({
-                "quantization": quant, "weight_bytes": weights, "kv_bytes_per_token": kv, "rates": rates,
-                "bandwidth": bandwidth,
-                "repacked_mib": {arm.name: arm.repacked_mib for arm in packed}})
+            result["quantizations"].append(
+                {
+                    "quantization": quant,
+                    "weight_bytes": weights,
+                    "kv_bytes_per_token": kv,
+                    "rates": rates,
+                    "bandwidth": bandwidth,
+                    "repacked_mib": {arm.name: arm.repacked_mib for arm in packed},
+                }
+            )
     finally:
         for peer in peers.values():
             peer.close()
-    return result | {"tests": [asdict(t) | {"name": t.name} for t in tests],
-                     "against": {backend: [f"llama.cpp {backend} {how}" for how in ("repacked", "as stored")]
-                                 for backend in labels}}
+    return result | {
+        "tests": [asdict(t) | {"name": t.name} for t in tests],
+        "against": {
+            backend: [f"llama.cpp {backend} {how}" for how in ("repacked", "as stored")] for backend in labels
+        },
+    }
 
 
 def cpu_name() -> str:
@@ -274,8 +321,13 @@ def cpu_name() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="an F16 or BF16 GGUF")
-    parser.add_argument("--peer", action="append", required=True, metavar="BACKEND=PYTHON",
-                        help="our backend, and the Python whose llama.cpp it is compared with")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        required=True,
+        metavar="BACKEND=PYTHON",
+        help="our backend, and the Python whose llama.cpp it is compared with",
+    )
     parser.add_argument("--quants", nargs="+", default=["q4_k_m", "q6_k", "q8_0"])
     parser.add_argument("-p", "--prefill", type=int, default=512)
     parser.add_argument("-n", "--decode", type=int, default=64)

@@ -34,11 +34,18 @@ TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
     "{{ message['content'] }}<|eot_id|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}")
-TYPES = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16,
-         "bf16": gguf.GGMLQuantizationType.BF16}
-FILE_TYPES = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16,
-              "bf16": gguf.LlamaFileType.MOSTLY_BF16}
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+TYPES = {
+    "f32": gguf.GGMLQuantizationType.F32,
+    "f16": gguf.GGMLQuantizationType.F16,
+    "bf16": gguf.GGMLQuantizationType.BF16,
+}
+FILE_TYPES = {
+    "f32": gguf.LlamaFileType.ALL_F32,
+    "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "bf16": gguf.LlamaFileType.MOSTLY_BF16,
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class TensorPlan:
 
 def tensors(s: Shape) -> Iterator[TensorPlan]:
     """Every tensor of the file, in the file's order."""
+
     def matrix(name: str, shape: tuple[int, ...], scale: float = 1.0) -> TensorPlan:
         return TensorPlan(f"{name}.weight", shape, scale * shape[-1] ** -0.5, type=s.type)
 
@@ -137,9 +145,12 @@ def vocabulary(size: int) -> tuple[list[str], list[str], int]:
     # A token may be the result of one merge only: prefix spaces go to pairs, further
     # letters to the right.
     joined = itertools.chain(
-        itertools.product(LETTERS, LETTERS), (("Ġ", p) for p in pairs),
-        itertools.product((f"Ġ{p}" for p in pairs), LETTERS), itertools.product(pairs, LETTERS),
-        itertools.product(pairs, pairs))
+        itertools.product(LETTERS, LETTERS),
+        (("Ġ", p) for p in pairs),
+        itertools.product((f"Ġ{p}" for p in pairs), LETTERS),
+        itertools.product(pairs, LETTERS),
+        itertools.product(pairs, pairs),
+    )
     for left, right in itertools.islice(joined, ordinary - len(tokens)):
         merges.append(f"{left} {right}")
         tokens.append(left + right)
@@ -175,9 +186,11 @@ def write_header(writer: gguf.GGUFWriter, s: Shape) -> None:
     ordinary = len(tokens) - specials
     writer.add_token_types([gguf.TokenType.NORMAL] * ordinary + [gguf.TokenType.CONTROL] * specials)
     writer.add_token_merges(merges)
-    for name, add in zip(("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"),
-                         (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_eot_token_id),
-                         strict=True):
+    for name, add in zip(
+        ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"),
+        (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_eot_token_id),
+        strict=True,
+    ):
         add(tokens.index(name, ordinary))
     writer.add_add_bos_token(True)
     writer.add_chat_template(TEMPLATE)

@@ -35,8 +35,12 @@ from typing import Any
 import llama_cpp as api
 import numpy as np
 
-QUANTIZED = {"q8_0": api.LLAMA_FTYPE_MOSTLY_Q8_0, "q6_k": api.LLAMA_FTYPE_MOSTLY_Q6_K,
-             "q4_k_m": api.LLAMA_FTYPE_MOSTLY_Q4_K_M, "f16": api.LLAMA_FTYPE_MOSTLY_F16}
+QUANTIZED = {
+    "q8_0": api.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "q6_k": api.LLAMA_FTYPE_MOSTLY_Q6_K,
+    "q4_k_m": api.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+    "f16": api.LLAMA_FTYPE_MOSTLY_F16,
+}
 CACHE = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml_type
 _log: list[str] = []
 
@@ -55,9 +59,18 @@ def _fail(message: str) -> RuntimeError:
 class Model:
     """A model and a context of it. ``sequences`` share nothing; each may hold ``context`` tokens."""
 
-    def __init__(self, model: str, threads: int = 2, repack: bool = True, context: int = 1024,
-                 batch: int = 512, ubatch: int = 512, sequences: int = 1, flash: bool | None = None,
-                 cache: str = "f16") -> None:
+    def __init__(
+        self,
+        model: str,
+        threads: int = 2,
+        repack: bool = True,
+        context: int = 1024,
+        batch: int = 512,
+        ubatch: int = 512,
+        sequences: int = 1,
+        flash: bool | None = None,
+        cache: str = "f16",
+    ) -> None:
         params = api.llama_model_default_params()
         params.n_gpu_layers = 0
         params.use_extra_bufts = repack
@@ -79,7 +92,8 @@ class Model:
             raise _fail("cannot make a context")
         text = "".join(_log[mark:])
         self.repacked_mib = sum(
-            float(m[1]) for m in re.finditer(r"CPU_REPACK model buffer size\s*=\s*([\d.]+) MiB", text))
+            float(m[1]) for m in re.finditer(r"CPU_REPACK model buffer size\s*=\s*([\d.]+) MiB", text)
+        )
         self.batch_size = batch
         self.vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model))
         self.memory = api.llama_get_memory(self.context)
@@ -90,13 +104,15 @@ class Model:
         api.llama_free(self.context)
         api.llama_model_free(self.model)
 
-    def decode(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int],
-               want: Sequence[bool]) -> None:
+    def decode(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int], want: Sequence[bool]
+    ) -> None:
         """One llama_decode of at most ``batch`` tokens, finished when this returns."""
         b = self.batch
         b.n_tokens = len(tokens)
         for i, (token, position, sequence, wanted) in enumerate(
-                zip(tokens, positions, sequences, want, strict=True)):
+            zip(tokens, positions, sequences, want, strict=True)
+        ):
             b.token[i], b.pos[i], b.n_seq_id[i], b.logits[i] = token, position, 1, wanted
             b.seq_id[i][0] = sequence
         status = api.llama_decode(self.context, b)
@@ -107,10 +123,14 @@ class Model:
     def fill(self, tokens: Sequence[int], start: int, sequence: int) -> None:
         """Process tokens of one sequence from position ``start`` on; logits of the last one only."""
         for begin in range(0, len(tokens), self.batch_size):
-            part = tokens[begin: begin + self.batch_size]
+            part = tokens[begin : begin + self.batch_size]
             last = begin + len(part) == len(tokens)
-            self.decode(part, range(start + begin, start + begin + len(part)), [sequence] * len(part),
-                        [False] * (len(part) - 1) + [last])
+            self.decode(
+                part,
+                range(start + begin, start + begin + len(part)),
+                [sequence] * len(part),
+                [False] * (len(part) - 1) + [last],
+            )
 
     def time(self, prefill: int, decode: int, depth: int = 0, sequences: int = 1) -> dict[str, float]:
         """Seconds of ``prefill`` tokens after ``depth`` others, then of ``decode`` steps in which
@@ -141,10 +161,10 @@ class Model:
         api.llama_memory_clear(self.memory, True)
         rows = np.empty((len(tokens), self.vocabulary), np.float32)
         for begin in range(0, len(tokens), self.batch_size):
-            part = tokens[begin: begin + self.batch_size]
+            part = tokens[begin : begin + self.batch_size]
             self.decode(part, range(begin, begin + len(part)), [0] * len(part), [True] * len(part))
             pointer = api.llama_get_logits(self.context)
-            rows[begin: begin + len(part)] = np.ctypeslib.as_array(pointer, (len(part), self.vocabulary))
+            rows[begin : begin + len(part)] = np.ctypeslib.as_array(pointer, (len(part), self.vocabulary))
         return rows
 
 
@@ -188,8 +208,13 @@ class Server:
 
     def answer(self, line: str) -> dict[str, Any]:
         commands: dict[str, Callable[..., dict[str, Any]]] = {
-            "load": self.load, "unload": self.unload, "time": self.time, "logits": self.logits,
-            "quantize": quantize, "info": info}
+            "load": self.load,
+            "unload": self.unload,
+            "time": self.time,
+            "logits": self.logits,
+            "quantize": quantize,
+            "info": info,
+        }
         try:
             command = json.loads(line)
             return commands[command.pop("do")](**command)
@@ -240,8 +265,13 @@ def main() -> None:
     if a.command == "quantize":
         print(json.dumps(quantize(a.source, a.target, a.type, a.threads)))
         return
-    settings: dict[str, Any] = {"threads": a.threads, "repack": not a.no_repack, "ubatch": a.ubatch,
-                                "cache": a.kv_cache, "flash": None if a.flash is None else a.flash == "on"}
+    settings: dict[str, Any] = {
+        "threads": a.threads,
+        "repack": not a.no_repack,
+        "ubatch": a.ubatch,
+        "cache": a.kv_cache,
+        "flash": None if a.flash is None else a.flash == "on",
+    }
     if a.command == "logits":
         ids = [int(t) for t in re.split(r"[,\s]+", a.tokens.read_text().strip())]
         model = Model(a.model, context=len(ids), **settings)
@@ -251,10 +281,16 @@ def main() -> None:
     model = Model(a.model, context=a.depth + a.prefill + a.decode, sequences=a.sequences, **settings)
     model.time(min(a.prefill, 64), 2, 0, a.sequences)
     rounds = [model.time(a.prefill, a.decode, a.depth, a.sequences) for _ in range(a.rounds)]
-    print(json.dumps({
-        "repacked_mib": model.repacked_mib, "rounds": rounds,
-        "prefill_tokens_per_s": [a.prefill / r["prefill_s"] for r in rounds],
-        "decode_tokens_per_s": [a.decode * a.sequences / r["decode_s"] for r in rounds]}))
+    print(
+        json.dumps(
+            {
+                "repacked_mib": model.repacked_mib,
+                "rounds": rounds,
+                "prefill_tokens_per_s": [a.prefill / r["prefill_s"] for r in rounds],
+                "decode_tokens_per_s": [a.decode * a.sequences / r["decode_s"] for r in rounds],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

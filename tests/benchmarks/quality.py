@@ -60,9 +60,16 @@ class Comparison:
 
     def plan(self, name: str, model: Path, quantization: str) -> Path:
         path = self.folder / f"{name}.yaml"
-        path.write_text(PLAN.format(name=name, model=model.resolve(), backend=self.a.backend,
-                                    quantization=quantization, threads=self.a.threads,
-                                    context=self.a.context))
+        path.write_text(
+            PLAN.format(
+                name=name,
+                model=model.resolve(),
+                backend=self.a.backend,
+                quantization=quantization,
+                threads=self.a.threads,
+                context=self.a.context,
+            )
+        )
         return path
 
     def engine(self, *arguments: object) -> dict[str, Any]:
@@ -74,8 +81,15 @@ class Comparison:
     def quantize(self, side: str, source: Path, recipe: str, target: Path) -> float:
         """Seconds, in a process that is warm: ours in this one, the peer's in its own."""
         if side == "llama.cpp":
-            return float(self.peer.ask(do="quantize", source=str(source.resolve()), target=str(target),
-                                       type=recipe, threads=self.a.threads)["seconds"])
+            return float(
+                self.peer.ask(
+                    do="quantize",
+                    source=str(source.resolve()),
+                    target=str(target),
+                    type=recipe,
+                    threads=self.a.threads,
+                )["seconds"]
+            )
         from runtime.cli.quantize import quantize
 
         plan = self.plan(f"make-{recipe}", source, recipe)
@@ -110,8 +124,10 @@ class Comparison:
     def judge(self, files: dict[tuple[str, str], Path]) -> dict[str, Any]:
         """The engine's judgement of all files, and of the recipes compiled from the F16 file."""
         original = self.plan("f16", self.a.model, "f16")
-        plans = [self.plan(f"{side}-{recipe}".replace(".", ""), path, "source")
-                 for (side, recipe), path in files.items()]
+        plans = [
+            self.plan(f"{side}-{recipe}".replace(".", ""), path, "source")
+            for (side, recipe), path in files.items()
+        ]
         options = ("--text", self.a.text, "--context", self.a.context, "--reference", original)
         return self.engine("eval", original, *plans, *options)
 
@@ -121,13 +137,17 @@ class Comparison:
         text.write_text(training_text(self.a.calibrate), "utf-8")
         options = ("--text", text, "--context", self.a.context, "--out", matrix, "--process-output")
         made = self.engine("imatrix", self.a.model, *options)
-        plans = [self.plan(f"importance-{recipe}", self.a.model, f"{{recipe: {recipe}, imatrix: {matrix}}}")
-                 for recipe in IMPORTANCE]
+        plans = [
+            self.plan(f"importance-{recipe}", self.a.model, f"{{recipe: {recipe}, imatrix: {matrix}}}")
+            for recipe in IMPORTANCE
+        ]
         original = self.plan("f16", self.a.model, "f16")
-        judged = self.engine("eval", *plans, "--text", self.a.text, "--context", self.a.context,
-                             "--reference", original)
-        rows = [{"recipe": recipe, **row}
-                for recipe, row in zip(IMPORTANCE, judged["evaluations"], strict=True)]
+        judged = self.engine(
+            "eval", *plans, "--text", self.a.text, "--context", self.a.context, "--reference", original
+        )
+        rows = [
+            {"recipe": recipe, **row} for recipe, row in zip(IMPORTANCE, judged["evaluations"], strict=True)
+        ]
         return {"tokens": made["tokens"], "rows": rows}
 
     def judge_by_peer(self, files: dict[tuple[str, str], Path]) -> list[float]:
@@ -139,8 +159,9 @@ class Comparison:
         windows = cut(tokenizer_of(str(self.a.model)), self.a.text.read_text("utf-8"), self.a.context)
         models = [self.a.model.resolve(), *files.values()]
         for number, model in enumerate(models):
-            self.peer.ask(do="load", name=str(number), model=str(model), threads=self.a.threads,
-                          context=self.a.context)
+            self.peer.ask(
+                do="load", name=str(number), model=str(model), threads=self.a.threads, context=self.a.context
+            )
         scores = [Scores() for _ in models]
         judged = slice(windows.first, windows.context - 1)
         for window in windows.ids:
@@ -149,7 +170,7 @@ class Comparison:
                 output = self.folder / f"peer-{number}.npy"
                 self.peer.ask(do="logits", name=str(number), tokens=window.tolist(), output=str(output))
                 rows.append(np.load(output)[judged])
-            score_rows(rows, window[windows.first + 1:], scores, reference=0)
+            score_rows(rows, window[windows.first + 1 :], scores, reference=0)
         for number in range(len(models)):
             self.peer.ask(do="unload", name=str(number))
             (self.folder / f"peer-{number}.npy").unlink()
@@ -162,10 +183,17 @@ class Comparison:
         judged = self.judge(files)
         by_peer = self.judge_by_peer(files)
         original, *others = judged["evaluations"]
-        rows = [{"side": side, "recipe": recipe, "kl_by_peer": mean, **row}
-                for (side, recipe), mean, row in zip(files, by_peer, others, strict=True)]
-        return {"model": self.a.model.name, "text": {**judged["text"], "file": self.a.text.name},
-                "peer": self.peer.ask(do="info")["version"], "f16": original, "rows": rows}
+        rows = [
+            {"side": side, "recipe": recipe, "kl_by_peer": mean, **row}
+            for (side, recipe), mean, row in zip(files, by_peer, others, strict=True)
+        ]
+        return {
+            "model": self.a.model.name,
+            "text": {**judged["text"], "file": self.a.text.name},
+            "peer": self.peer.ask(do="info")["version"],
+            "f16": original,
+            "rows": rows,
+        }
 
 
 def heldout_text(characters: int) -> str:

@@ -53,10 +53,12 @@ def table(result: dict[str, Any]) -> str:
     text, f16 = result["text"], result["f16"]
     lines = [
         f"{result['model']}; {text['file']}: {text['tokens']} tokens, {text['windows']} windows of "
-        f"{text['context']}, {text['positions']} positions judged.", "",
+        f"{text['context']}, {text['positions']} positions judged.",
+        "",
         "| weights | bytes/weight | perplexity | KL mean, 10⁻³ | KL 99.9 % | same top token | Δp rms "
         "| error of the weights |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|"]
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     named = [("f16", f16), *((ours["recipe"], ours) for ours, _ in pairs(result))]
     if result["importance"]:
         named += [(f"{row['recipe']} + imatrix", row) for row in result["importance"]["rows"]]
@@ -67,14 +69,18 @@ def table(result: dict[str, Any]) -> str:
             f"| {row['perplexity']:.4f} ± {row['perplexity_error']:.4f} "
             f"| {1e3 * kl['mean']:.3f} ± {1e3 * kl['error']:.3f} | {kl['p99_9']:.4f} "
             f"| {100 * row['top_token_agreement']:.2f} % | {100 * row['probability_change_rms']:.2f} % "
-            f"| {100 * row['weights_error']['relative_rmse']:.3f} % |")
+            f"| {100 * row['weights_error']['relative_rmse']:.3f} % |"
+        )
     if result["importance"]:
         lines += ["", importance_line(result)]
     lines += [
-        "", f"Beside llama-quantize (llama-cpp-python {result['peer']}), same file, same types:", "",
+        "",
+        f"Beside llama-quantize (llama-cpp-python {result['peer']}), same file, same types:",
+        "",
         "| recipe | KL mean, 10⁻³: engine | llama.cpp | difference | both by llama.cpp's own logits "
         "| error of the weights: engine | llama.cpp | tensors where ours is smaller |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|"]
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for ours, theirs in pairs(result):
         gap, error = paired(ours, theirs)
         ratios = [ratio for _, ratio in tensor_ratios(ours, theirs)]
@@ -85,7 +91,8 @@ def table(result: dict[str, Any]) -> str:
             f"| {1e3 * ours['kl_by_peer']:.3f} : {1e3 * theirs['kl_by_peer']:.3f} "
             f"| {100 * ours['weights_error']['relative_rmse']:.3f} % "
             f"| {100 * theirs['weights_error']['relative_rmse']:.3f} % "
-            f"| {sum(ratio < 1 for ratio in ratios)} of {len(ratios)} |")
+            f"| {sum(ratio < 1 for ratio in ratios)} of {len(ratios)} |"
+        )
     if result["speed"]:
         lines += ["", speed_line(result["speed"])]
     return "\n".join(lines) + "\n"
@@ -99,8 +106,10 @@ def importance_line(result: dict[str, Any]) -> str:
         gap, error = paired(row, plain[row["recipe"]])
         mean = plain[row["recipe"]]["kl_divergence"]["mean"]
         parts.append(f"{100 * gap / mean:+.1f} % ± {100 * error / mean:.1f} for {row['recipe']}")
-    return (f"The importance matrix, of {result['importance']['tokens']} tokens the model was trained on, "
-            f"changes the mean KL divergence by {', '.join(parts)}.")
+    return (
+        f"The importance matrix, of {result['importance']['tokens']} tokens the model was trained on, "
+        f"changes the mean KL divergence by {', '.join(parts)}."
+    )
 
 
 def speed_line(speed: dict[str, Any]) -> str:
@@ -109,8 +118,10 @@ def speed_line(speed: dict[str, Any]) -> str:
     for entry in speed["recipes"]:
         ours, theirs = (median(entry["seconds"][side]) for side in ("engine", "llama.cpp"))
         parts.append(f"{entry['recipe']} {ours:.1f} s against {theirs:.1f} s ({theirs / ours:.1f} x)")
-    return (f"Time to quantize a file of {speed['bytes'] / 1e9:.2f} GB on {speed['threads']} threads, engine "
-            f"against llama-quantize: {', '.join(parts)}.")
+    return (
+        f"Time to quantize a file of {speed['bytes'] / 1e9:.2f} GB on {speed['threads']} threads, engine "
+        f"against llama-quantize: {', '.join(parts)}."
+    )
 
 
 def plot(result: dict[str, Any], target: Path) -> bool:
@@ -129,18 +140,30 @@ def plot(result: dict[str, Any], target: Path) -> bool:
     both = pairs(result)
     for index, (side, mark) in enumerate((("engine", "o-"), ("llama.cpp", "s--"))):
         rows = [pair[index] for pair in both]
-        left.errorbar([row["bytes_per_weight"] for row in rows],
-                      [row["kl_divergence"]["mean"] for row in rows],
-                      yerr=[row["kl_divergence"]["error"] for row in rows], fmt=mark, capsize=3, label=side)
+        left.errorbar(
+            [row["bytes_per_weight"] for row in rows],
+            [row["kl_divergence"]["mean"] for row in rows],
+            yerr=[row["kl_divergence"]["error"] for row in rows],
+            fmt=mark,
+            capsize=3,
+            label=side,
+        )
     for ours, _ in both:
-        left.annotate(ours["recipe"], (ours["bytes_per_weight"], ours["kl_divergence"]["mean"]),
-                      textcoords="offset points", xytext=(6, 6))
+        left.annotate(
+            ours["recipe"],
+            (ours["bytes_per_weight"], ours["kl_divergence"]["mean"]),
+            textcoords="offset points",
+            xytext=(6, 6),
+        )
     left.set_yscale("log")
     left.margins(x=0.12, y=0.1)
     left.set_xlabel("bytes per weight")
     left.set_ylabel("KL divergence to f16, mean, nats")
-    left.set_title(f"f16 itself: {result['f16']['kl_divergence']['mean']:g} at "
-                   f"{result['f16']['bytes_per_weight']:.2f} bytes", fontsize="medium")
+    left.set_title(
+        f"f16 itself: {result['f16']['kl_divergence']['mean']:g} at "
+        f"{result['f16']['bytes_per_weight']:.2f} bytes",
+        fontsize="medium",
+    )
     left.grid(alpha=0.3)
     left.legend()
     for place, (ours, theirs) in enumerate(both):

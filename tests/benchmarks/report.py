@@ -1,6 +1,6 @@
 """Tables and plot from the figures of ``compare_llama_cpp.py``.
 
-    python tests/benchmarks/report.py results/     reads results.json, writes table.md, plot.svg
+python tests/benchmarks/report.py results/     reads results.json, writes table.md, plot.svg
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ def bandwidth_share(arm: str, test: dict[str, Any], entry: dict[str, Any]) -> fl
 def all_bandwidths(result: dict[str, Any]) -> list[float]:
     """Every look at the bandwidth, bytes a second, ascending."""
     return sorted(
-        value for entry in result["quantizations"] for tests in entry["bandwidth"].values()
-        for values in tests.values() for value in values)
+        value
+        for entry in result["quantizations"]
+        for tests in entry["bandwidth"].values()
+        for values in tests.values()
+        for value in values
+    )
 
 
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -51,12 +55,20 @@ def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
                 samples = entry["rates"][backend][test["name"]]
                 ours = median(samples)
                 name, peer = best_peer(entry["rates"], arms, test["name"])
-                out.append({
-                    "quantization": entry["quantization"], "test": test["name"], "backend": backend,
-                    "ours": ours, "spread": (max(samples) - min(samples)) / ours, "peer": peer,
-                    "peer_configuration": name.rsplit(f"{backend} ", 1)[1], "ratio": ours / peer,
-                    "share": bandwidth_share(backend, test, entry),
-                    "peer_share": bandwidth_share(name, test, entry)})
+                out.append(
+                    {
+                        "quantization": entry["quantization"],
+                        "test": test["name"],
+                        "backend": backend,
+                        "ours": ours,
+                        "spread": (max(samples) - min(samples)) / ours,
+                        "peer": peer,
+                        "peer_configuration": name.rsplit(f"{backend} ", 1)[1],
+                        "ratio": ours / peer,
+                        "share": bandwidth_share(backend, test, entry),
+                        "peer_share": bandwidth_share(name, test, entry),
+                    }
+                )
     return out
 
 
@@ -68,35 +80,50 @@ def table(result: dict[str, Any]) -> str:
         f"{result['model']}, {result['threads']} threads, {result['cpu']}; medians of {result['rounds']} "
         f"alternating rounds; read bandwidth, measured around each decode, "
         f"{bandwidths[0] / 1e9:.1f} to {bandwidths[-1] / 1e9:.1f} GB/s; llama-cpp-python {versions}, "
-        f"the better of repacked and as stored.", "",
+        f"the better of repacked and as stored.",
+        "",
         "| weights | test | backend | t/s | spread | llama.cpp t/s | its best | ratio | share of limit |",
-        "|---|---|---|---:|---:|---:|---|---:|---:|"]
+        "|---|---|---|---:|---:|---:|---|---:|---:|",
+    ]
     for row in rows(result):
         share = "" if row["share"] is None else f"{row['share']:.0%} ({row['peer_share']:.0%})"
         lines.append(
             f"| {row['quantization']} | {row['test']} | {row['backend']} | {row['ours']:.1f} | "
             f"{row['spread']:.0%} | {row['peer']:.1f} | {row['peer_configuration']} | {row['ratio']:.2f} | "
-            f"{share} |")
-    lines += ["", "Share of limit: bytes of weights and KV a step reads, times steps a second, over the "
-              "bandwidth measured around the same round, the median; llama.cpp's in brackets.", ""]
+            f"{share} |"
+        )
+    lines += [
+        "",
+        "Share of limit: bytes of weights and KV a step reads, times steps a second, over the "
+        "bandwidth measured around the same round, the median; llama.cpp's in brackets.",
+        "",
+    ]
     return "\n".join(lines + rounds_table(result)) + "\n"
 
 
 def rounds_table(result: dict[str, Any]) -> list[str]:
     """Our decode round by round, by the bandwidth it found, for memory whose speed changes within a run."""
     lines = [
-        "Decode round by round: t/s, share of the GB/s measured around it.", "",
+        "Decode round by round: t/s, share of the GB/s measured around it.",
+        "",
         "| weights | test | backend |" + " |" * result["rounds"],
-        "|---|---|---|" + "---:|" * result["rounds"]]
+        "|---|---|---|" + "---:|" * result["rounds"],
+    ]
     for entry in result["quantizations"]:
         for test in result["tests"]:
             if test["prefill"] or test["sequences"] > 1:
                 continue
             for backend in result["against"]:
-                rounds = zip(entry["bandwidth"][backend][test["name"]], entry["rates"][backend][test["name"]],
-                             round_shares(backend, test, entry), strict=True)
-                cells = [f"{rate:.1f}, {share:.0%} of {measured / 1e9:.0f}"
-                         for measured, rate, share in sorted(rounds)]
+                rounds = zip(
+                    entry["bandwidth"][backend][test["name"]],
+                    entry["rates"][backend][test["name"]],
+                    round_shares(backend, test, entry),
+                    strict=True,
+                )
+                cells = [
+                    f"{rate:.1f}, {share:.0%} of {measured / 1e9:.0f}"
+                    for measured, rate, share in sorted(rounds)
+                ]
                 lines.append(f"| {' | '.join([entry['quantization'], test['name'], backend, *cells])} |")
     return lines
 

@@ -22,22 +22,43 @@ from make_llama import Shape, make
 Test.__test__ = False  # type: ignore[attr-defined]
 
 RESULT: dict[str, Any] = {
-    "model": "m.gguf", "threads": 2, "rounds": 3, "cpu": "a CPU",
+    "model": "m.gguf",
+    "threads": 2,
+    "rounds": 3,
+    "cpu": "a CPU",
     "peer": {"cpu_avx2": {"version": "1.2"}},
     "tests": [
         {"name": "pp512", "prefill": 512, "decode": 0, "depth": 0, "sequences": 1},
         {"name": "tg64", "prefill": 0, "decode": 64, "depth": 0, "sequences": 1},
-        {"name": "tg32 x8", "prefill": 0, "decode": 32, "depth": 0, "sequences": 8}],
+        {"name": "tg32 x8", "prefill": 0, "decode": 32, "depth": 0, "sequences": 8},
+    ],
     "against": {"cpu_avx2": ["llama.cpp cpu_avx2 repacked", "llama.cpp cpu_avx2 as stored"]},
-    "quantizations": [{
-        "quantization": "q4_k_m", "weight_bytes": 1_000_000_000, "kv_bytes_per_token": 0,
-        "repacked_mib": {}, "bandwidth": {
-            arm: {"tg64": [9e9, 10e9, 20e9], "tg32 x8": [10e9, 10e9, 10e9]} for arm in (
-                "cpu_avx2", "llama.cpp cpu_avx2 repacked", "llama.cpp cpu_avx2 as stored")},
-        "rates": {
-            "cpu_avx2": {"pp512": [30, 20, 10], "tg64": [9, 8, 7], "tg32 x8": [40, 40, 40]},
-            "llama.cpp cpu_avx2 repacked": {"pp512": [10, 10, 1], "tg64": [1, 2, 3], "tg32 x8": [9, 9, 9]},
-            "llama.cpp cpu_avx2 as stored": {"pp512": [5, 5, 99], "tg64": [4, 4, 4], "tg32 x8": [8, 8, 8]}}}]}
+    "quantizations": [
+        {
+            "quantization": "q4_k_m",
+            "weight_bytes": 1_000_000_000,
+            "kv_bytes_per_token": 0,
+            "repacked_mib": {},
+            "bandwidth": {
+                arm: {"tg64": [9e9, 10e9, 20e9], "tg32 x8": [10e9, 10e9, 10e9]}
+                for arm in ("cpu_avx2", "llama.cpp cpu_avx2 repacked", "llama.cpp cpu_avx2 as stored")
+            },
+            "rates": {
+                "cpu_avx2": {"pp512": [30, 20, 10], "tg64": [9, 8, 7], "tg32 x8": [40, 40, 40]},
+                "llama.cpp cpu_avx2 repacked": {
+                    "pp512": [10, 10, 1],
+                    "tg64": [1, 2, 3],
+                    "tg32 x8": [9, 9, 9],
+                },
+                "llama.cpp cpu_avx2 as stored": {
+                    "pp512": [5, 5, 99],
+                    "tg64": [4, 4, 4],
+                    "tg32 x8": [8, 8, 8],
+                },
+            },
+        }
+    ],
+}
 
 
 def test_ratios_are_of_medians_against_the_better_peer_of_each_test() -> None:
@@ -92,13 +113,25 @@ def test_decode_stands_between_two_looks_at_the_bandwidth() -> None:
 
 def test_names_are_those_of_llama_bench() -> None:
     assert [t.name for t in (Test(512, 0), Test(0, 64), Test(0, 64, depth=4096), Test(0, 32, 0, 8))] == [
-        "pp512", "tg64", "tg64 @ d4096", "tg32 x8"]
+        "pp512",
+        "tg64",
+        "tg64 @ d4096",
+        "tg32 x8",
+    ]
 
 
 @pytest.mark.parametrize("experts", [0, 4])
 def test_bytes_a_token_reads(tmp_path: Path, experts: int) -> None:
-    shape = Shape(dim=256, layers=2, ffn=512, heads=4, kv_heads=2, vocabulary=1024, experts=experts,
-                  experts_used=experts // 2)
+    shape = Shape(
+        dim=256,
+        layers=2,
+        ffn=512,
+        heads=4,
+        kv_heads=2,
+        vocabulary=1024,
+        experts=experts,
+        experts_used=experts // 2,
+    )
     make(tmp_path / "m.gguf", shape)
     weights, kv = read_per_token(tmp_path / "m.gguf")
     attention = 2 * (2 * 256 * 256 + 2 * 128 * 256)  # F16 bytes: q, output, k, v
@@ -138,8 +171,10 @@ def test_the_peer_quantizes_times_and_answers_after_a_mistake(peer_python: str, 
             peer.ask(do="time", name="x", prefill=1, decode=1)
         quantized = small_model.with_name("q4.gguf")
         peer.ask(do="quantize", source=str(small_model), target=str(quantized), type="q4_k_m")
-        arms = [PeerArm(peer, "here", repack, quantized, 1, [Test(8, 0), Test(0, 4, 0, 2)], 64)
-                for repack in (True, False)]
+        arms = [
+            PeerArm(peer, "here", repack, quantized, 1, [Test(8, 0), Test(0, 4, 0, 2)], 64)
+            for repack in (True, False)
+        ]
         assert arms[0].repacked_mib > 0 == arms[1].repacked_mib
         assert all(arm.seconds(test) > 0 for arm in arms for test in (Test(8, 0), Test(0, 4, 0, 2)))
     finally:
@@ -147,14 +182,43 @@ def test_the_peer_quantizes_times_and_answers_after_a_mistake(peer_python: str, 
 
 
 def test_the_peers_logits_have_a_row_a_token_however_they_are_batched(
-        peer_python: str, small_model: Path, tmp_path: Path) -> None:
+    peer_python: str, small_model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "ids").write_text("1 2, 3\n4")
     script = Path(__file__).parent / "peer.py"
-    subprocess.run([peer_python, script, "logits", small_model, "--tokens", tmp_path / "ids", "-o",
-                    tmp_path / "all.npy", "-t", "1"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            peer_python,
+            script,
+            "logits",
+            small_model,
+            "--tokens",
+            tmp_path / "ids",
+            "-o",
+            tmp_path / "all.npy",
+            "-t",
+            "1",
+        ],
+        check=True,
+        capture_output=True,
+    )
     (tmp_path / "ids").write_text("1 2")
-    subprocess.run([peer_python, script, "logits", small_model, "--tokens", tmp_path / "ids", "-o",
-                    tmp_path / "two.npy", "-t", "1"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            peer_python,
+            script,
+            "logits",
+            small_model,
+            "--tokens",
+            tmp_path / "ids",
+            "-o",
+            tmp_path / "two.npy",
+            "-t",
+            "1",
+        ],
+        check=True,
+        capture_output=True,
+    )
     rows, first = np.load(tmp_path / "all.npy"), np.load(tmp_path / "two.npy")
     assert rows.shape == (4, 1024)
     assert rows.dtype == np.float32

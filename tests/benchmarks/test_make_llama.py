@@ -22,9 +22,16 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("shape", [
-    SMALL, dataclasses.replace(SMALL, type="f32"), dataclasses.replace(SMALL, type="bf16"),
-    dataclasses.replace(SMALL, experts=4, experts_used=2)], ids=["f16", "f32", "bf16", "experts"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        SMALL,
+        dataclasses.replace(SMALL, type="f32"),
+        dataclasses.replace(SMALL, type="bf16"),
+        dataclasses.replace(SMALL, experts=4, experts_used=2),
+    ],
+    ids=["f16", "f32", "bf16", "experts"],
+)
 def test_the_file_holds_what_its_header_says(tmp_path: Path, shape: Shape) -> None:
     path = tmp_path / "m.gguf"
     make(path, shape)
@@ -39,7 +46,8 @@ def test_the_file_holds_what_its_header_says(tmp_path: Path, shape: Shape) -> No
 
 
 def test_the_seed_decides_every_byte_and_the_block_size_none(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path / "a.gguf", SMALL)
     monkeypatch.setattr(make_llama, "BLOCK_VALUES", 1000)
     make(tmp_path / "b.gguf", SMALL)
@@ -63,9 +71,16 @@ def test_the_default_is_the_1_24_billion_llama() -> None:
     assert sum(int(np.prod(p.shape)) for p in tensors(Shape())) == 1_235_814_400
 
 
-@pytest.mark.parametrize("wrong", [
-    {"kv_heads": 3}, {"experts": 4}, {"experts_used": 2}, {"experts": 2, "experts_used": 4},
-    {"vocabulary": 200}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kv_heads": 3},
+        {"experts": 4},
+        {"experts_used": 2},
+        {"experts": 2, "experts_used": 4},
+        {"vocabulary": 200},
+    ],
+)
 def test_sizes_that_make_no_model_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(SystemExit, match="--"):
         make(tmp_path / "m.gguf", dataclasses.replace(SMALL, **wrong))

@@ -22,23 +22,38 @@ ROOT = Path(__file__).resolve().parents[2]
 def row(side: str, recipe: str, windows: list[float], rmse: list[float], size: float = 1.0) -> dict[str, Any]:
     mean = sum(windows) / len(windows)
     return {
-        "side": side, "recipe": recipe, "kl_by_peer": 2 * mean, "bytes_per_weight": size, "perplexity": 2.0,
-        "perplexity_error": 0.1, "top_token_agreement": 0.99, "probability_change_rms": 0.01,
+        "side": side,
+        "recipe": recipe,
+        "kl_by_peer": 2 * mean,
+        "bytes_per_weight": size,
+        "perplexity": 2.0,
+        "perplexity_error": 0.1,
+        "top_token_agreement": 0.99,
+        "probability_change_rms": 0.01,
         "kl_divergence": {"mean": mean, "error": mean / 9, "p99_9": 9 * mean, "by_window": windows},
-        "weights_error": {"relative_rmse": sum(rmse), "tensors": [
-            {"name": f"t{i}", "type": "q4_k", "rmse": e} for i, e in enumerate(rmse)]}}
+        "weights_error": {
+            "relative_rmse": sum(rmse),
+            "tensors": [{"name": f"t{i}", "type": "q4_k", "rmse": e} for i, e in enumerate(rmse)],
+        },
+    }
 
 
 RESULT: dict[str, Any] = {
-    "model": "m.gguf", "peer": "1.2",
+    "model": "m.gguf",
+    "peer": "1.2",
     "text": {"file": "t", "tokens": 9, "windows": 4, "context": 2, "positions": 4},
     "f16": row("engine", "f16", [0.0] * 4, [0.0, 0.0], 2.0),
-    "rows": [row("engine", "q4_k_m", [1e-3, 3e-3, 2e-3, 2e-3], [0.1, 0.2], 0.6),
-             row("llama.cpp", "q4_k_m", [2e-3, 4e-3, 3e-3, 7e-3], [0.2, 0.1], 0.6)],
-    "importance": {"tokens": 77, "rows": [
-        row("engine", "q4_k_m", [0.0, 2e-3, 1e-3, 1e-3], [0.1, 0.2], 0.6)]},
-    "speed": {"bytes": 2e9, "threads": 2, "recipes": [
-        {"recipe": "q4_k_m", "seconds": {"engine": [3, 2, 1], "llama.cpp": [5, 5, 50]}}]}}
+    "rows": [
+        row("engine", "q4_k_m", [1e-3, 3e-3, 2e-3, 2e-3], [0.1, 0.2], 0.6),
+        row("llama.cpp", "q4_k_m", [2e-3, 4e-3, 3e-3, 7e-3], [0.2, 0.1], 0.6),
+    ],
+    "importance": {"tokens": 77, "rows": [row("engine", "q4_k_m", [0.0, 2e-3, 1e-3, 1e-3], [0.1, 0.2], 0.6)]},
+    "speed": {
+        "bytes": 2e9,
+        "threads": 2,
+        "recipes": [{"recipe": "q4_k_m", "seconds": {"engine": [3, 2, 1], "llama.cpp": [5, 5, 50]}}],
+    },
+}
 
 
 def test_differences_are_paired_by_window() -> None:
@@ -109,8 +124,14 @@ def test_the_page_shows_what_the_project_promises() -> None:
 @pytest.mark.skipif(not os.environ.get("ENGINE_PEER_PYTHON"), reason="no peer: set ENGINE_PEER_PYTHON")
 def test_both_judges_find_our_files_closer(tmp_path: Path) -> None:
     """The whole comparison in one command, on the project's own model and its held-out text."""
-    command = [sys.executable, ROOT / "tests/benchmarks/quality.py", "--out", tmp_path,
-               "--peer", os.environ["ENGINE_PEER_PYTHON"]]
+    command = [
+        sys.executable,
+        ROOT / "tests/benchmarks/quality.py",
+        "--out",
+        tmp_path,
+        "--peer",
+        os.environ["ENGINE_PEER_PYTHON"],
+    ]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     for ours, theirs in report.pairs(json.loads((tmp_path / "results.json").read_text("utf-8"))):
         assert all(ratio < 1 for _, ratio in report.tensor_ratios(ours, theirs))

@@ -19,6 +19,7 @@ from tests.fakes.bundle import make_bundle, resolved_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
+
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Answers are eight tokens of what the history hashes to."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from compiler import lower_plan
-from compiler.kernels import FORMATS
+from compiler.formats import FORMATS
 from tests.tiny_models import write_llama
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from compiler import backends
+from compiler.formats import FORMATS
 from compiler.kernel_build import KERNELS, build_program
 from compiler.kernel_check import CHECKS
-from compiler.kernels import FORMATS
 
 CASES, SEED = 10_000, 20_261
 REFERENCE = backends.get("reference")

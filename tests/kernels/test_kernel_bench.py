@@ -7,7 +7,7 @@ import json
 import pytest
 
 from compiler import backends
-from compiler.kernels import FORMATS
+from compiler.formats import FORMATS
 from runtime.cli import main
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from compiler.backends import Backend
+from compiler.formats import FORMATS
 from compiler.kernel_table import kernel_table, own_backends
-from compiler.kernels import ACTIVATION_GROUP, FORMATS
 from runtime.cli import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kernels.md"
@@ -33,13 +33,12 @@ def test_every_kernel_of_every_backend_is_in_it() -> None:
 
 @pytest.mark.parametrize("backend", own_backends()[1:], ids=lambda backend: backend.name)
 def test_tiles_are_those_of_the_kernels(backend: Backend) -> None:
-    (header,) = (source for source in backend.sources if source.startswith("simd/tiles_"))
-    text = (PAGE.parents[1] / "kernels_c" / header).read_text("utf-8")
-    tokens = {name: int(count) for name, count in re.findall(r"#define (\w+)_TOKENS (\d+)", text)}
+    texts = [(PAGE.parents[1] / "kernels_c" / name).read_text("utf-8") for name in backend.sources]
+    tokens = {name: int(n) for text in texts for name, n in re.findall(r"#define (\w+)_TOKENS (\d+)", text)}
     panels = [row for row in backend.kernels if row.op == "panel"]
     assert len(panels) == len(FORMATS)
     for row in panels:
-        kind = str(row.format).upper() if ACTIVATION_GROUP[str(row.format)] else "FLOAT"
+        kind = str(row.format).upper() if FORMATS[str(row.format)].group else "FLOAT"
         assert row.tile == (16, tokens[kind])
 
 

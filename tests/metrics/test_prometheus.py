@@ -20,9 +20,7 @@ def values(metrics: ServerMetrics) -> dict[str, float]:
 
 
 def finish(metrics: ServerMetrics, times: list[float]) -> None:
-    metrics.finished(
-        "tiny", "max_tokens", token_times=times, queue_seconds=0.1, total_seconds=2.0
-    )
+    metrics.finished("tiny", "max_tokens", token_times=times, queue_seconds=0.1, total_seconds=2.0)
 
 
 def test_a_finished_request_shows_in_counters_and_histograms() -> None:

@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from compiler.plan import plan_schema
+from compiler.plan.schema import PLANS
 from runtime.bundle.machine import Machine
 from runtime.cli.plan import register
 from runtime.cli.target import bundle_of
@@ -96,6 +97,8 @@ def test_explain_reports_the_plans_and_the_tensors_faults_together(
 
 def test_schema_is_printed_as_it_is(engine) -> None:
     assert json.loads(engine("schema").stdout) == plan_schema()
+    # If this fails: engine plan schema says which formats plans/plan.schema.json lacks or has too many.
+    assert json.loads((PLANS / "plan.schema.json").read_text("utf-8")) == plan_schema()
 
 
 @pytest.mark.parametrize("target", ["a" * 5000, "~nobody-of-that-name/plan.yaml"])

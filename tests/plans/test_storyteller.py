@@ -14,8 +14,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from compiler.plan import load_plan
 
 PLANS = Path(__file__).resolve().parents[2] / "plans"
-RECIPES = {"storyteller-f16": "f16", "storyteller-q8": "q8_0", "storyteller-q6": "q6_k",
-           "storyteller-q4": "q4_k_m"}
+RECIPES = {
+    "storyteller-f16": "f16",
+    "storyteller-q8": "q8_0",
+    "storyteller-q6": "q6_k",
+    "storyteller-q4": "q4_k_m",
+}
 SCRIPTS = PLANS / "models" / "storyteller"
 
 

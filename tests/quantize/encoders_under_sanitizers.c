@@ -16,11 +16,13 @@ typedef struct {
     int block, bytes;
 } format;
 
+/* FORMAT(name, block, bytes) for each that is encoded. */
+#define FORMAT(name, block, bytes) QUANTIZER(name)
+#include "formats.inc"
+#undef FORMAT
+#define FORMAT(name, block, bytes) {#name, quantize_##name, dequantize_##name, block, bytes},
 static const format FORMATS[] = {
-    {"q8_0", quantize_q8_0, dequantize_q8_0, 32, 34},   {"q5_0", quantize_q5_0, dequantize_q5_0, 32, 22},
-    {"q6_k", quantize_q6_k, dequantize_q6_k, 256, 210}, {"q4_k", quantize_q4_k, dequantize_q4_k, 256, 144},
-    {"f16", quantize_f16, NULL, 1, 2},                  {"bf16", quantize_bf16, NULL, 1, 2},
-    {"f32", quantize_f32, NULL, 1, 4},
+#include "formats.inc"
 };
 
 static float weight(int kind)
@@ -66,8 +68,7 @@ int main(void)
                 }
             for (size_t i = 0; i < size; i++)
                 out[i] = (uint8_t)rand();
-            if (fmt->decode)
-                fmt->decode(out, rows, k, back);
+            fmt->decode(out, rows, k, back);
             free(x);
             free(importance);
             free(back);
@@ -79,8 +80,8 @@ int main(void)
         every[2 * i] = (uint8_t)i;
         every[2 * i + 1] = (uint8_t)(i >> 8);
     }
-    widen_f16(every, 65536, wide);
-    widen_bf16(every, 65536, wide);
+    dequantize_f16(every, 1, 65536, wide);
+    dequantize_bf16(every, 1, 65536, wide);
     printf("encoded %ld refused %ld\n", encoded, refused);
     return 0;
 }

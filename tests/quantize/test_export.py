@@ -11,11 +11,11 @@ from gguf import GGUFReader, quants
 from gguf_files import write_gguf
 
 from compiler import compile_plan
+from compiler.formats import FORMATS
 from compiler.model.reader import open_rows, read_model
 from compiler.quantize import stream
 from compiler.quantize.error import tensor_errors
 from compiler.quantize.export import export_gguf
-from compiler.quantize.formats import FORMATS
 from compiler.quantize.recipes import assign_types
 from runtime.bundle.plan import Quantization
 from runtime.bundle.reader import open_bundle

@@ -10,10 +10,10 @@ from gguf import GGMLQuantizationType, quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compiler.formats import FORMATS
+from compiler.formats.parts.scales import half_scale
 from compiler.model.description import Tensor
 from compiler.quantize import encode
-from compiler.quantize.formats import FORMATS
-from compiler.quantize.formats.scales import half_scale
 from runtime.errors import EngineError
 
 QUANTIZED = [name for name, format in FORMATS.items() if format.quantized]

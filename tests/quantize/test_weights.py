@@ -12,11 +12,9 @@ import pytest
 from gguf_files import write_gguf
 
 from compiler import weights
-from compiler.kernels import panel_bytes
+from compiler.formats import FORMATS, panel_bytes
 from compiler.model.reader import read_model
-from compiler.packing import pack_panel
 from compiler.quantize import encode, stream
-from compiler.quantize.formats import FORMATS
 from compiler.quantize.imatrix import ImportanceMatrix
 from compiler.weights import PackedTensor, weights_key, weights_size, write_weights
 from runtime.errors import EngineError
@@ -46,7 +44,10 @@ def blocks_of(data: bytes, tensor: PackedTensor, matrix: int, source: np.ndarray
         rows = source[panel * 16 : panel * 16 + 16]
         rows = np.concatenate([rows, np.zeros((16 - len(rows), rows.shape[1]), np.uint8)])
         at = start + panel * size
-        assert data[at : at + size] == pack_panel(tensor.format, rows, tensor.k).tobytes(), (tensor, panel)
+        assert data[at : at + size] == FORMATS[tensor.format].pack_panel(rows, tensor.k).tobytes(), (
+            tensor,
+            panel,
+        )
 
 
 @pytest.fixture(params=[1 << 20, 700])

@@ -93,9 +93,7 @@ def test_a_plan_names_its_model(run: Run, gpt2: str, tmp_path: Path) -> None:
         (("detokenize", "{gpt2}", "--ids", "999999"), 8, "outside the vocabulary"),
     ],
 )
-def test_mistakes_are_named(
-    run: Run, gpt2: str, arguments: tuple[str, ...], code: int, message: str
-) -> None:
+def test_mistakes_are_named(run: Run, gpt2: str, arguments: tuple[str, ...], code: int, message: str) -> None:
     run(*(argument.format(gpt2=gpt2) for argument in arguments))
     assert run.code == code
     assert message in run.err

@@ -10,7 +10,7 @@ import pytest
 
 from compiler import lower_plan
 from compiler.cost import OpCost
-from compiler.kernels import packed_bytes
+from compiler.formats import packed_bytes
 from runtime.cli import main
 from runtime.cli.run import run_request
 from runtime.cli.variants import Variants

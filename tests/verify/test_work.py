@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compiler.kernels import packed_bytes
+from compiler.formats import packed_bytes
 from runtime.cli.target import bundle_of
 from runtime.control.work import OpWork, Step, attended, total, work_by_op
 

@@ -36,7 +36,7 @@ LANGUAGES: dict[str, ModuleType] = {"en": english, "pt": portuguese}
 #: "{w}" is the weather of the story.
 PLOTS = {
     "lost": "open pet? treasure? / time weather own lose_{w} sad search search? "
-            "/ ask find_{w} happy thanks? close",
+    "/ ask find_{w} happy thanks? close",
     "gift": "open friend? pet? / reason set_out weather block_{w} / meet share guide arrive thanks? close",
     "make": "open pet? friend / time wish fail laugh? sad? advice / retry success happy? thanks close?",
     "quarrel": "open friend pet? / weather? both_want quarrel apart / alone sad? sorry agree happy? close",

@@ -43,8 +43,12 @@ def make_tokenizer(path: Path, size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(SPECIAL),
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator((corpus.document(corpus.TRAIN_SEED, n) for n in range(8000)), trainer)
     tokenizer.save(str(path))
     return tokenizer
@@ -65,8 +69,8 @@ class Stream:
             for encoding in self.tokenizer.encode_batch(texts):
                 self.rest.extend(encoding.ids)
         ids = torch.tensor(self.rest[:need])
-        self.rest = self.rest[need - 1:]
-        return torch.stack([ids[r * tokens: (r + 1) * tokens + 1] for r in range(rows)])
+        self.rest = self.rest[need - 1 :]
+        return torch.stack([ids[r * tokens : (r + 1) * tokens + 1] for r in range(rows)])
 
 
 def heldout_loss(model: Llama, tokenizer: Tokenizer, characters: int = 24_000) -> dict[str, float]:
@@ -78,7 +82,7 @@ def heldout_loss(model: Llama, tokenizer: Tokenizer, characters: int = 24_000) -
         total = 0.0
         with torch.no_grad():
             for w in range(windows):
-                row = ids[w * WINDOW: (w + 1) * WINDOW + 1]
+                row = ids[w * WINDOW : (w + 1) * WINDOW + 1]
                 total += F.cross_entropy(model(row[None, :-1])[0], row[1:], reduction="sum").item()
         result[language] = total / (windows * WINDOW)
     return result
@@ -106,8 +110,10 @@ def make_optimizers(model: Llama) -> list[torch.optim.Optimizer]:
     """Muon (orthogonalized momentum) for the layers' matrices, AdamW for embeddings and norms."""
     matrices = [p for p in model.blk.parameters() if p.dim() == 2]
     others = [p for n, p in model.named_parameters() if p.dim() < 2 or n.startswith("token_embd")]
-    return [Muon(matrices, lr=MATRIX_RATE),
-            torch.optim.AdamW(others, lr=VECTOR_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
+    return [
+        Muon(matrices, lr=MATRIX_RATE),
+        torch.optim.AdamW(others, lr=VECTOR_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
 
 
 @torch.no_grad()
@@ -172,13 +178,24 @@ def train(work: Path, steps: int, save_every: int) -> None:
         if done % save_every == 0 or done == steps:
             losses = heldout_loss(model, tokenizer)
             perplexity = {k: round(math.exp(v), 3) for k, v in losses.items()}
-            print(f"step {done}  held out " + json.dumps(perplexity), *(
-                sample(model, tokenizer, start) for start in ("Once upon a time", "Era uma vez")),
-                sep="\n", flush=True)
-            save(checkpoint, {
-                "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
-                "next_document": stream.next_document, "rest": stream.rest, "step": done,
-                "shape": asdict(shape), "heldout": losses})
+            print(
+                f"step {done}  held out " + json.dumps(perplexity),
+                *(sample(model, tokenizer, start) for start in ("Once upon a time", "Era uma vez")),
+                sep="\n",
+                flush=True,
+            )
+            save(
+                checkpoint,
+                {
+                    "model": model.state_dict(),
+                    "optimizers": [o.state_dict() for o in optimizers],
+                    "next_document": stream.next_document,
+                    "rest": stream.rest,
+                    "step": done,
+                    "shape": asdict(shape),
+                    "heldout": losses,
+                },
+            )
 
 
 def main() -> None:

@@ -166,16 +166,104 @@ painter | pintor | pintora
 pupil | aluno | aluna
 """.strip().splitlines()
 }
-TOWNS = ("Vila Clara", "Porto Alto", "Serra Azul", "Campo Novo", "Santa Rosa", "Monte Belo",
-         "Lagoa Funda", "Pedra Branca", "Rio Manso", "Boa Vista")
-_GIRLS = ("Nina", "Clara", "Marta", "Alice", "Júlia", "Sara", "Helena", "Irene", "Laura", "Beatriz", "Olga",
-          "Rita", "Teresa", "Emma", "Luna", "Vera", "Eva", "Diana", "Cecília", "Flora", "Ana", "Lívia",
-          "Isabel", "Rosa", "Paula", "Elisa", "Gabriela", "Sofia", "Mila", "Joana")
-_BOYS = ("Tomás", "Pedro", "Hugo", "Bruno", "Leo", "Daniel", "Martim", "Rafael", "Oscar", "Simão", "Vitor",
-         "Lucas", "André", "Felipe", "Samuel", "Gabriel", "Nico", "Ivo", "Otto", "Davi", "Jonas", "Marco",
-         "Caio", "Elias", "Miguel", "Artur", "Bento", "Rui", "Paulo", "Tiago")
-_PETS = ("Pip", "Bolota", "Moss", "Faísca", "Button", "Nuvem", "Pepper", "Canela", "Biscuit", "Trovão",
-         "Shadow", "Farofa", "Comet", "Pipoca", "Rusty", "Estrela", "Olive", "Fumaça", "Ziggy", "Amora")
+TOWNS = (
+    "Vila Clara",
+    "Porto Alto",
+    "Serra Azul",
+    "Campo Novo",
+    "Santa Rosa",
+    "Monte Belo",
+    "Lagoa Funda",
+    "Pedra Branca",
+    "Rio Manso",
+    "Boa Vista",
+)
+_GIRLS = (
+    "Nina",
+    "Clara",
+    "Marta",
+    "Alice",
+    "Júlia",
+    "Sara",
+    "Helena",
+    "Irene",
+    "Laura",
+    "Beatriz",
+    "Olga",
+    "Rita",
+    "Teresa",
+    "Emma",
+    "Luna",
+    "Vera",
+    "Eva",
+    "Diana",
+    "Cecília",
+    "Flora",
+    "Ana",
+    "Lívia",
+    "Isabel",
+    "Rosa",
+    "Paula",
+    "Elisa",
+    "Gabriela",
+    "Sofia",
+    "Mila",
+    "Joana",
+)
+_BOYS = (
+    "Tomás",
+    "Pedro",
+    "Hugo",
+    "Bruno",
+    "Leo",
+    "Daniel",
+    "Martim",
+    "Rafael",
+    "Oscar",
+    "Simão",
+    "Vitor",
+    "Lucas",
+    "André",
+    "Felipe",
+    "Samuel",
+    "Gabriel",
+    "Nico",
+    "Ivo",
+    "Otto",
+    "Davi",
+    "Jonas",
+    "Marco",
+    "Caio",
+    "Elias",
+    "Miguel",
+    "Artur",
+    "Bento",
+    "Rui",
+    "Paulo",
+    "Tiago",
+)
+_PETS = (
+    "Pip",
+    "Bolota",
+    "Moss",
+    "Faísca",
+    "Button",
+    "Nuvem",
+    "Pepper",
+    "Canela",
+    "Biscuit",
+    "Trovão",
+    "Shadow",
+    "Farofa",
+    "Comet",
+    "Pipoca",
+    "Rusty",
+    "Estrela",
+    "Olive",
+    "Fumaça",
+    "Ziggy",
+    "Amora",
+)
 
 
 @dataclass(frozen=True)
@@ -200,9 +288,19 @@ def _populate() -> tuple[Character, ...]:
     rng = random.Random(1959)
     people = []
     for name, gender in [(n, "f") for n in _GIRLS] + [(n, "m") for n in _BOYS]:
-        people.append(Character(
-            name, gender, rng.choice(list(TRAITS)), rng.choice(list(WORK)), rng.choice(TOWNS),
-            rng.choice(list(THINGS)), rng.choice(list(SPECIES)), rng.choice(_PETS), rng.choice(FEARS)))
+        people.append(
+            Character(
+                name,
+                gender,
+                rng.choice(list(TRAITS)),
+                rng.choice(list(WORK)),
+                rng.choice(TOWNS),
+                rng.choice(list(THINGS)),
+                rng.choice(list(SPECIES)),
+                rng.choice(_PETS),
+                rng.choice(FEARS),
+            )
+        )
     return tuple(people)
 
 

@@ -8,11 +8,14 @@ m = (b[j+4] >> 4) | (b[j] >> 6) << 4.
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
-from compiler.quantize.formats.block import BlockFormat, Bytes, Floats
-from compiler.quantize.formats.q4_k_fit import fit
-from compiler.quantize.formats.scales import half_bytes, reciprocal, rounded
+from compiler.formats.parts.panels import block_panel, chunks
+from compiler.formats.parts.q4_k_fit import fit
+from compiler.formats.parts.record import PANEL_ROWS, Bytes, Floats, Format
+from compiler.formats.parts.scales import half_bytes, reciprocal, rounded
 
 
 def unpack_scales(packed: Bytes) -> tuple[Bytes, Bytes]:
@@ -57,4 +60,51 @@ def encode(x: Floats, importance: Floats | None) -> Bytes:
     return np.concatenate([half_bytes(found.d[:, 0]), half_bytes(found.dmin[:, 0]), scales, nibbles], axis=1)
 
 
-FORMAT = BlockFormat("q4_k", 256, 144, decode, encode, limit=63 * 65504)
+def pack(rows: Bytes) -> Bytes:
+    blocks = rows.reshape(PANEL_ROWS, -1, 144)
+    s = blocks[:, :, 4:16]
+    scale = np.concatenate([s[..., :4] & 63, (s[..., 8:] & 15) | (s[..., :4] >> 6 << 4)], axis=-1)
+    minimum = np.concatenate([s[..., 4:8] & 63, (s[..., 8:] >> 4) | (s[..., 4:8] >> 6 << 4)], axis=-1)
+    low = (scale & 15) | (minimum & 15) << 4
+    high = (
+        scale[..., :4] >> 4
+        | scale[..., 4:] >> 4 << 2
+        | minimum[..., :4] >> 4 << 4
+        | minimum[..., 4:] >> 4 << 6
+    )
+    n = blocks.shape[1]
+    parts = [
+        blocks[:, :, 0:2].transpose(1, 0, 2).reshape(n, -1),
+        blocks[:, :, 2:4].transpose(1, 0, 2).reshape(n, -1),
+        low.transpose(1, 2, 0).reshape(n, -1),
+        high.transpose(1, 2, 0).reshape(n, -1),
+        chunks(blocks[:, :, 16:]).reshape(n, -1),
+    ]
+    return np.concatenate(parts, axis=1).reshape(-1)
+
+
+def panel_bytes(k: int) -> int:
+    return k // 256 * PANEL_ROWS * 144
+
+
+FORMAT = Format(
+    name="q4_k",
+    block=256,
+    block_bytes=144,
+    decode=decode,
+    encode=encode,
+    limit=63 * 65504,
+    floats=((0, "f16"), (2, "f16")),
+    pack=pack,
+    panel_bytes=panel_bytes,
+    panels=MappingProxyType(
+        {
+            "avx2": block_panel("q4_k", "avx2", tokens=4, k_block=256),
+            "avx512": block_panel("q4_k", "avx512", tokens=8, k_block=256),
+        }
+    ),
+    check_k=(256, 768, 2048),
+    group=256,
+    code_bits=4,
+    fallback="q5_0",
+)

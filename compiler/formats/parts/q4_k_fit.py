@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compiler.quantize.formats.block import Floats
-from compiler.quantize.formats.scales import (
+from compiler.formats.parts.record import Floats
+from compiler.formats.parts.scales import (
     TINY,
     ZERO,
     ascending_sum,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from compiler.quantize.formats.block import BlockFormat, Bytes, Floats
+from compiler.formats.parts.panels import float_format
+from compiler.formats.parts.record import Bytes, Floats
 
 
 def decode(blocks: Bytes) -> Floats:
@@ -18,4 +19,4 @@ def encode(x: Floats, importance: Floats | None) -> Bytes:
 #: The largest float32 that still rounds to a finite half: just below 65520.
 LIMIT = float(np.nextafter(np.float32(65520), np.float32(0)))
 
-FORMAT = BlockFormat("f16", 1, 2, decode, encode, limit=LIMIT, quantized=False)
+FORMAT = float_format("f16", 2, decode, encode, limit=LIMIT)

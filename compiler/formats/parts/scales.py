@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compiler.quantize.formats.block import Bytes, Floats
+from compiler.formats.parts.record import Bytes, Floats
 
 #: The largest finite half, and the spacing of the smallest ones.
 HALF_MAX = np.float32(65504)

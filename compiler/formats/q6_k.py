@@ -7,10 +7,13 @@ and their top two from bits 0–1, 2–3, 4–5, 6–7 of qh[l]. Scale j serves 
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
-from compiler.quantize.formats.block import BlockFormat, Bytes, Floats
-from compiler.quantize.formats.scales import (
+from compiler.formats.parts.panels import block_panel, chunks, in_pairs, paired_bytes
+from compiler.formats.parts.record import PANEL_ROWS, Bytes, Floats, Format
+from compiler.formats.parts.scales import (
     ZERO,
     half_bytes,
     half_scale,
@@ -119,4 +122,40 @@ def _halves(v: Floats) -> Floats:
     return result
 
 
-FORMAT = BlockFormat("q6_k", 256, 210, decode, encode, limit=108 * 31 * 65504)
+def pack(rows: Bytes) -> Bytes:
+    blocks = rows.reshape(PANEL_ROWS, -1, 210)
+    n = blocks.shape[1]
+    ql = blocks[:, :, :128].reshape(PANEL_ROWS, n, 2, 2, 32)
+    qh = blocks[:, :, 128:192].reshape(PANEL_ROWS, n, 2, 32)
+    quarters = [(ql[:, :, :, i % 2] >> (4 if i >= 2 else 0) & 15) | (qh >> 2 * i & 3) << 4 for i in range(4)]
+    codes = np.stack(quarters, axis=3).reshape(PANEL_ROWS, n, 256)
+    chunk = chunks(codes).reshape(n, 16, 4, 64)
+    low = np.stack([(chunk[:, :, i] & 15) | (chunk[:, :, i + 1] & 15) << 4 for i in (0, 2)], axis=2)
+    top = chunk >> 4
+    high = top[:, :, 0] | top[:, :, 1] << 2 | top[:, :, 2] << 4 | top[:, :, 3] << 6
+    scales = blocks[:, :, 192:208].transpose(1, 2, 0).reshape(n, 4, -1)
+    groups = np.concatenate([low, high[:, :, None]], axis=2).reshape(n, 4, -1)
+    return in_pairs(blocks[:, :, 208:], np.concatenate([scales, groups], axis=2).reshape(n, -1))
+
+
+FORMAT = Format(
+    name="q6_k",
+    block=256,
+    block_bytes=210,
+    decode=decode,
+    encode=encode,
+    limit=108 * 31 * 65504,
+    floats=((208, "f16"),),
+    pack=pack,
+    panel_bytes=paired_bytes(256, 3328),
+    panels=MappingProxyType(
+        {
+            "avx2": block_panel("q6_k", "avx2", tokens=4, k_block=256),
+            "avx512": block_panel("q6_k", "avx512", tokens=8, k_block=256),
+        }
+    ),
+    check_k=(256, 768, 2048),
+    group=256,
+    code_bits=6,
+    fallback="q8_0",
+)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from compiler.quantize.formats.block import BlockFormat, Bytes, Floats
+from compiler.formats.parts.panels import float_format
+from compiler.formats.parts.record import Bytes, Floats
 
 
 def decode(blocks: Bytes) -> Floats:
@@ -20,4 +21,4 @@ def encode(x: Floats, importance: Floats | None) -> Bytes:
 #: The largest float32 that still rounds to a finite bfloat16.
 LIMIT = float(np.uint32(0x7F7F7FFF).view(np.float32))
 
-FORMAT = BlockFormat("bf16", 1, 2, decode, encode, limit=LIMIT, quantized=False)
+FORMAT = float_format("bf16", 2, decode, encode, limit=LIMIT)

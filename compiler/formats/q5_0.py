@@ -6,10 +6,13 @@ little-endian word of fifth bits belongs to weight i.
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 
-from compiler.quantize.formats.block import BlockFormat, Bytes, Floats
-from compiler.quantize.formats.scales import best_half_scale, half_bytes, reciprocal, rounded
+from compiler.formats.parts.panels import block_panel, chunks, in_pairs, paired_bytes
+from compiler.formats.parts.record import PANEL_ROWS, Bytes, Floats, Format
+from compiler.formats.parts.scales import best_half_scale, half_bytes, reciprocal, rounded
 
 
 def decode(blocks: Bytes) -> Floats:
@@ -49,4 +52,35 @@ def encode(x: Floats, importance: Floats | None) -> Bytes:
     return np.concatenate([half_bytes(d), fifth, nibbles], axis=1)
 
 
-FORMAT = BlockFormat("q5_0", 32, 22, decode, encode, limit=15 * 65504)
+def pack(rows: Bytes) -> Bytes:
+    blocks = rows.reshape(PANEL_ROWS, -1, 22)
+    n = blocks.shape[1]
+    bits = np.unpackbits(blocks[:, :, 2:6], axis=2, bitorder="little").reshape(PANEL_ROWS, n, 8, 4)
+    weights = (1 << np.arange(8, dtype=np.uint8)).astype(np.uint8)
+    high = (bits * weights[:, None]).sum(axis=2, dtype=np.uint8)
+    body = [high.transpose(1, 0, 2).reshape(n, -1), chunks(blocks[:, :, 6:]).reshape(n, -1)]
+    return in_pairs(blocks[:, :, :2], np.concatenate(body, axis=1))
+
+
+FORMAT = Format(
+    name="q5_0",
+    block=32,
+    block_bytes=22,
+    decode=decode,
+    encode=encode,
+    limit=15 * 65504,
+    floats=((0, "f16"),),
+    pack=pack,
+    panel_bytes=paired_bytes(32, 320),
+    panels=MappingProxyType(
+        {
+            "avx2": block_panel("q5_0", "avx2", tokens=4, k_block=512),
+            "avx512": block_panel("q5_0", "avx512", tokens=8, k_block=256),
+        }
+    ),
+    check_k=(32, 96, 256, 896, 2048),
+    group=32,
+    code_bits=5,
+    fallback="f16",
+    exact=MappingProxyType({"q4_0": from_q4_0}),
+)

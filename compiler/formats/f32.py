@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from compiler.quantize.formats.block import BlockFormat, Bytes, Floats
+from compiler.formats.parts.panels import float_format
+from compiler.formats.parts.record import Bytes, Floats
 
 
 def decode(blocks: Bytes) -> Floats:
@@ -15,4 +16,4 @@ def encode(x: Floats, importance: Floats | None) -> Bytes:
     return x.view(np.uint8)
 
 
-FORMAT = BlockFormat("f32", 1, 4, decode, encode, limit=float(np.finfo(np.float32).max), quantized=False)
+FORMAT = float_format("f32", 4, decode, encode, limit=float(np.finfo(np.float32).max))

@@ -1,0 +1,1 @@
+"""What the records of formats are made of: the record itself, packed layouts, and the search for scales."""

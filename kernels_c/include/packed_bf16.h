@@ -1,0 +1,7 @@
+/* packed_bf16.h: [k][16] elements, padded to 64 bytes at the end. */
+#ifndef PACKED_BF16_H
+#define PACKED_BF16_H
+#include "packed.h"
+
+static inline int64_t panel_bytes_bf16(int64_t k) { return (k * 32 + 63) / 64 * 64; }
+#endif

@@ -1,0 +1,27 @@
+/* pack.h: packers, 16 rows of GGUF blocks into one panel (include/packed.h).
+ *
+ * void pack_<format>(rows16, row_bytes, k, panel): rows16: 16 rows, row_bytes apart, k elements
+ * each; panel: panel_bytes_<format>(k) bytes, all written. A row that the tensor lacks is handed in
+ * as zeros. The codes are kept bit for bit. Built as a library of its own; not part of a bundle. */
+#ifndef PACK_H
+#define PACK_H
+#include <stdint.h>
+#include <string.h>
+#include "packed.h"
+
+/* Of a last pair with one block the other's scales are zero. */
+static inline void clear_last_scales(uint8_t *panel, int64_t blocks, int64_t size)
+{
+    if (blocks % 2)
+        memset(panel + paired_bytes(blocks - 1, size), 0, 64);
+}
+
+/* 16-bit elements, [k][16], zeros up to a multiple of 64 bytes. */
+static inline void pack_16_bits(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *panel, int64_t bytes)
+{
+    for (int64_t i = 0; i < k; ++i)
+        for (int64_t row = 0; row < 16; ++row)
+            memcpy(panel + (i * 16 + row) * 2, rows16 + row * row_bytes + i * 2, 2);
+    memset(panel + k * 32, 0, (size_t)(bytes - k * 32));
+}
+#endif
