@@ -1,6 +1,6 @@
 """Errors as the API shows them: one shape, a status that fits, the path in the request.
 
-``{"error": {"code", "message", "type", "path", "hint"}}``; ``allowed`` and ``causes``
+``{"error": {"code", "message", "type", "param", "path", "hint"}}``; ``allowed`` and ``causes``
 are added where there are any.
 """
 
@@ -89,11 +89,13 @@ def error_body(error: EngineError, *, path: str | None = None) -> dict[str, Any]
     message = error.message
     if error.causes:
         message += ": " + "; ".join(str(cause) for cause in error.causes[:8])
+    where = path if path is not None else first.path
     body: dict[str, Any] = {
         "code": error.code,
         "message": message,
         "type": kind,
-        "path": path if path is not None else (first.path if error.causes else error.path),
+        "param": where,  # its name in OpenAI's errors
+        "path": where,
         "hint": error.hint,
     }
     if error.allowed is not None:

@@ -80,11 +80,13 @@ class Follower:
 
 
 async def submit(
-    service: Service, make: Callable[[], RunSpec], *, stream: bool
+    request: Request, service: Service, make: Callable[[], RunSpec], *, stream: bool
 ) -> tuple[Execution, Follower]:
     """Builds the spec and submits it, off the event loop: tokenizing may take a while."""
     follower = Follower(eager=stream)
-    execution = await asyncio.to_thread(lambda: service.plane.submit(make(), follower))
+    execution = await service.intake.work(
+        request.state.body_bytes, lambda: service.plane.submit(make(), follower)
+    )
     return execution, follower
 
 

@@ -45,10 +45,10 @@ async def completion(request: Request) -> Response:
 
 async def _complete(request: Request, schema: str, form: type[Form]) -> Response:
     service = service_of(request)
-    body = await read_json(request, schema, max_bytes=service.settings.max_body_bytes)
+    body = await read_json(request, schema)
     try:
         stream = bool(body.get("stream"))
-        execution, follower = await submit(service, lambda: form.spec(service, body), stream=stream)
+        execution, follower = await submit(request, service, lambda: form.spec(service, body), stream=stream)
     except EngineError as fault:
         raise relocated(fault) from None
     reply = form(execution, service.plane.bundle(execution.spec.bundle))

@@ -18,11 +18,12 @@ ERROR_SCHEMA: dict[str, Any] = {
     "properties": {
         "error": {
             "type": "object",
-            "required": ["code", "message", "type", "path", "hint"],
+            "required": ["code", "message", "type", "param", "path", "hint"],
             "properties": {
                 "code": {"type": "string"},
                 "message": {"type": "string"},
                 "type": {"type": "string"},
+                "param": _NULLABLE_TEXT,
                 "path": _NULLABLE_TEXT,
                 "hint": _NULLABLE_TEXT,
                 "allowed": {"type": "string"},

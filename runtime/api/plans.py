@@ -70,7 +70,7 @@ async def propose(request: Request) -> Response:
     With ``compile`` it is compiled and served, where the operator allowed it.
     """
     service = service_of(request)
-    body = await read_json(request, "plan_request", max_bytes=min(65536, service.settings.max_body_bytes))
+    body = await read_json(request, "plan_request", max_bytes=65536)
     if service.proposals is None:
         raise EngineError("not_found", "this server takes no proposals")
     service.check_ready()

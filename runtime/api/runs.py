@@ -28,10 +28,10 @@ MAX_LISTED = 1000
 async def create(request: Request) -> Response:
     """``POST /v1/runs``: runs a Run Request; ``stream`` gives its tokens as they come."""
     service = service_of(request)
-    body = await read_json(request, "run_request", max_bytes=service.settings.max_body_bytes)
+    body = await read_json(request, "run_request")
     try:
         execution, follower = await submit(
-            service, lambda: spec_of(service, body), stream=bool(body.get("stream"))
+            request, service, lambda: spec_of(service, body), stream=bool(body.get("stream"))
         )
     except EngineError as fault:
         raise relocated(fault) from None

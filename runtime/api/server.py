@@ -111,6 +111,7 @@ class Server:
         try:
             asyncio.run(self._serve(listener))
         finally:
+            self._service.intake.close()
             self._service.plane.stop()
             listener.close()
         if self._failure is not None:

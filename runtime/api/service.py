@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
+from runtime.api.intake import Intake
 from runtime.control.plane import ControlPlane
 from runtime.control.requests import match_bundle, overridden
 from runtime.control.types import ServedBundle
@@ -50,6 +51,7 @@ class Service:
     proposals: Proposals | None = None
     loading: bool = False
     stopping: bool = False
+    intake: Intake = field(default_factory=Intake)
 
     def check_ready(self) -> None:
         """Raises ``loading``, ``shutting_down`` or ``executor_failed`` where nothing can be run."""

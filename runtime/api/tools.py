@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from starlette.requests import Request
@@ -13,6 +12,8 @@ from runtime.api.errors import error_response
 from runtime.api.openai_requests import messages_of
 from runtime.api.service import service_of
 from runtime.api.telemetry import CONTENT_TYPE
+from runtime.control.requests import check_ids, check_text
+from runtime.control.types import TokenizerLike
 from runtime.errors import EngineError
 from runtime.scheduler import names as policy_names
 from runtime.version import ENGINE_VERSION
@@ -21,50 +22,56 @@ from runtime.version import ENGINE_VERSION
 async def tokenize(request: Request) -> Response:
     """``POST /tokenize``: ids, or ids with their pieces (bytes where they are not UTF-8)."""
     service = service_of(request)
-    body = await read_json(request, "tokenize_request", max_bytes=service.settings.max_body_bytes)
-    tokenizer = service.bundle(body.get("model")).tokenizer
-    ids = await asyncio.to_thread(
-        tokenizer.encode, body["content"], body.get("add_special", False), body.get("parse_special", True)
-    )
-    if not body.get("with_pieces"):
+    body = await read_json(request, "tokenize_request")
+    bundle = service.bundle(body.get("model"))
+
+    def reply() -> Response:
+        check_text(body["content"], bundle.engine.limits.context, path="content")
+        ids = bundle.tokenizer.encode(
+            body["content"], body.get("add_special", False), body.get("parse_special", True)
+        )
+        if body.get("with_pieces"):
+            return JSONResponse({"tokens": [_with_piece(bundle.tokenizer, id) for id in ids]})
         return JSONResponse({"tokens": list(ids)})
-    tokens: list[dict[str, Any]] = []
-    for id in ids:
-        piece = tokenizer.piece(id)
-        try:
-            tokens.append({"id": id, "piece": piece.decode()})
-        except UnicodeDecodeError:
-            tokens.append({"id": id, "piece": list(piece)})
-    return JSONResponse({"tokens": tokens})
+
+    return await service.intake.work(request.state.body_bytes, reply)
+
+
+def _with_piece(tokenizer: TokenizerLike, id: int) -> dict[str, Any]:
+    piece = tokenizer.piece(id)
+    try:
+        return {"id": id, "piece": piece.decode()}
+    except UnicodeDecodeError:
+        return {"id": id, "piece": list(piece)}
 
 
 async def detokenize(request: Request) -> Response:
     """``POST /detokenize``."""
     service = service_of(request)
-    body = await read_json(request, "detokenize_request", max_bytes=service.settings.max_body_bytes)
-    tokenizer = service.bundle(body.get("model")).tokenizer
-    for index, token in enumerate(body["tokens"]):
-        if token >= tokenizer.n_vocab:
-            raise EngineError(
-                "token_out_of_range",
-                f"the token id {token} is outside the vocabulary",
-                path=f"tokens[{index}]",
-                allowed=f"0 to {tokenizer.n_vocab - 1}",
-            )
-    return JSONResponse({"content": await asyncio.to_thread(tokenizer.decode, body["tokens"])})
+    body = await read_json(request, "detokenize_request")
+    bundle = service.bundle(body.get("model"))
+
+    def reply() -> Response:
+        ids = body["tokens"]
+        check_ids(ids, n_vocab=bundle.tokenizer.n_vocab, context=bundle.engine.limits.context, path="tokens")
+        return JSONResponse({"content": bundle.tokenizer.decode(ids)})
+
+    return await service.intake.work(request.state.body_bytes, reply)
 
 
 async def apply_template(request: Request) -> Response:
     """``POST /apply-template``."""
     service = service_of(request)
-    body = await read_json(request, "apply_template_request", max_bytes=service.settings.max_body_bytes)
+    body = await read_json(request, "apply_template_request")
     template = service.bundle(body.get("model")).template
-    prompt = await asyncio.to_thread(
-        lambda: template.prompt(
+
+    def reply() -> Response:
+        prompt = template.prompt(
             messages_of(body), add_generation_prompt=body.get("add_generation_prompt", True)
         )
-    )
-    return JSONResponse({"prompt": prompt.text})
+        return JSONResponse({"prompt": prompt.text})
+
+    return await service.intake.work(request.state.body_bytes, reply)
 
 
 async def props(request: Request) -> Response:

@@ -135,8 +135,7 @@ def make_spec(
     n_vocab, context = bundle.tokenizer.n_vocab, bundle.engine.limits.context
     if prompt_ids is None:
         assert prompt is not None
-        if len(prompt) > 64 * context + 4096:  # no token stands for so much: spare the tokenizer
-            raise _too_long(f"at least {len(prompt) // 64}", context)
+        check_text(prompt, context)
         prompt_ids = bundle.tokenizer.encode(prompt, True, parse_special)
         # A prompt made by hand may hold the beginning-of-sequence token that the tokenizer adds.
         bos = bundle.tokenizer.bos_id
@@ -145,17 +144,10 @@ def make_spec(
     ids = tuple(prompt_ids)
     if not ids:
         raise EngineError("prompt_empty", "the prompt has no tokens", path="prompt", exit_code=EXIT_RUN)
-    if len(ids) > context:
-        raise _too_long(str(len(ids)), context)
-    for token in (*ids, *(logit_bias or {})):
+    check_ids(ids, n_vocab=n_vocab, context=context)
+    for token in logit_bias or ():
         if not 0 <= token < n_vocab:
-            raise EngineError(
-                "token_out_of_range",
-                f"the token id {token} is outside the vocabulary",
-                path="prompt" if token in ids else "logit_bias",
-                allowed=f"0 to {n_vocab - 1}",
-                exit_code=EXIT_RUN,
-            )
+            raise _out_of_range(token, n_vocab, "logit_bias")
     room = context - len(ids) + 1
     extra = list(notes)
     if plan.limits.max_tokens > room:
@@ -194,11 +186,36 @@ def request_path(path: str | None) -> str | None:
     return _REQUEST_PATHS.get(path, path)
 
 
-def _too_long(tokens: str, context: int) -> EngineError:
+def check_text(text: str, context: int, *, path: str = "prompt") -> None:
+    """Spares the tokenizer a text that no context holds. Raises ``prompt_too_long``."""
+    if len(text) > 64 * context + 4096:  # no token stands for so much
+        raise _too_long(f"at least {len(text) // 64}", context, path)
+
+
+def check_ids(ids: Sequence[int], *, n_vocab: int, context: int, path: str = "prompt") -> None:
+    """Raises ``prompt_too_long`` and ``token_out_of_range`` (with the place of the first such id)."""
+    if len(ids) > context:
+        raise _too_long(str(len(ids)), context, path)
+    for index, token in enumerate(ids):
+        if not 0 <= token < n_vocab:
+            raise _out_of_range(token, n_vocab, f"{path}[{index}]")
+
+
+def _out_of_range(token: int, n_vocab: int, path: str) -> EngineError:
+    return EngineError(
+        "token_out_of_range",
+        f"the token id {token} is outside the vocabulary",
+        path=path,
+        allowed=f"0 to {n_vocab - 1}",
+        exit_code=EXIT_RUN,
+    )
+
+
+def _too_long(tokens: str, context: int, path: str) -> EngineError:
     return EngineError(
         "prompt_too_long",
-        f"the prompt has {tokens} tokens",
-        path="prompt",
+        f"the {'prompt' if path == 'prompt' else path} has {tokens} tokens",
+        path=path,
         allowed=f"at most {context} tokens",
         hint="shorten it, or compile the plan with a larger execution.context",
         exit_code=EXIT_RUN,

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: The meaning of ``vocabulary.json`` this module knows.
 VOCABULARY_FORMAT = 1
 
+#: Characters from which merging takes long enough to matter to other threads.
+LONG_TEXT = 4096
+
 _NAMED_IDS = ("bos", "eos", "eot", "eom", "unk", "pad", "sep", "mask")
 
 
@@ -152,10 +155,17 @@ class Tokenizer:
                 continue
             if self.add_space_prefix and after_special:
                 fragment = " " + fragment
-            ids.extend(self._merger.encode(fragment, add_special_tokens=False).ids)
+            ids.extend(self._merge(fragment))
             after_special = False
         if add_special and self.add_eos and self.eos_id is not None:
             ids.append(self.eos_id)
+        return ids
+
+    def _merge(self, text: str) -> list[int]:
+        if len(text) < LONG_TEXT:
+            ids: list[int] = self._merger.encode(text, add_special_tokens=False).ids
+        else:  # of the library's calls only those for batches let other threads run meanwhile
+            ids = self._merger.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return ids
 
     @cached_property

@@ -181,3 +181,11 @@ def test_damaged_files_are_refused(merger: bytes, vocabulary: bytes) -> None:
     with pytest.raises(EngineError) as error:
         Tokenizer.from_files(merger, vocabulary)
     assert error.value.code == "tokenizer_damaged"
+
+
+@pytest.mark.parametrize("tokenizer", [SPM, BPE], ids=["spm", "bpe"])
+def test_a_long_text_is_merged_without_holding_others_and_to_the_same_ids(tokenizer, monkeypatch) -> None:
+    text = "ab abb ç<|x|>a" * 20
+    ids = tokenizer.encode(text)
+    monkeypatch.setattr("runtime.engine.tokenizer.LONG_TEXT", 1)
+    assert tokenizer.encode(text) == ids
