@@ -28,15 +28,6 @@ from runtime.errors import EXIT_USAGE, EngineError
 #: Called with (bytes written, bytes in all, name of the tensor).
 Progress = Callable[[int, int, str], None]
 
-#: ``general.file_type`` of each recipe; ``source`` keeps the file's own.
-FILE_TYPES = {
-    "f32": LlamaFileType.ALL_F32,
-    "f16": LlamaFileType.MOSTLY_F16,
-    "bf16": LlamaFileType.MOSTLY_BF16,
-    "q8_0": LlamaFileType.MOSTLY_Q8_0,
-    "q6_k": LlamaFileType.MOSTLY_Q6_K,
-    "q4_k_m": LlamaFileType.MOSTLY_Q4_K_M,
-}
 _OWN_KEYS = ("GGUF.", "split.", "general.architecture", "general.quantization_version", "general.alignment")
 _ALIGNMENT = 32
 
@@ -133,8 +124,9 @@ def _declare(writer: GGUFWriter, model: ModelDescription, decided: TensorType) -
 
 
 def _copy_metadata(writer: GGUFWriter, path: Path, recipe: str) -> None:
+    file_type = _file_type(recipe)
     for field in GGUFReader(path).fields.values():
-        if field.name.startswith(_OWN_KEYS) or (field.name == "general.file_type" and recipe in FILE_TYPES):
+        if field.name.startswith(_OWN_KEYS) or (field.name == "general.file_type" and file_type is not None):
             continue
         kind = GGUFValueType(field.types[0])
         if kind == GGUFValueType.ARRAY:
@@ -143,8 +135,9 @@ def _copy_metadata(writer: GGUFWriter, path: Path, recipe: str) -> None:
         else:
             text = kind == GGUFValueType.STRING
             writer.add_key_value(field.name, field.parts[-1].tobytes() if text else field.contents(), kind)
-    if recipe in FILE_TYPES:
-        writer.add_file_type(FILE_TYPES[recipe])
+    if file_type is not None:
+        writer.add_file_type(file_type)
+
     writer.add_quantization_version(GGML_QUANT_VERSION)
 
 
@@ -153,3 +146,11 @@ def _items(field: Any, element: GGUFValueType) -> list[Any]:
     if element == GGUFValueType.STRING:
         return [field.parts[index].tobytes() for index in field.data]
     return [value for index in field.data for value in field.parts[index].tolist()]
+
+
+def _file_type(recipe: str) -> LlamaFileType | None:
+    """``general.file_type`` of a recipe; None for those that have none of their own (``source``)."""
+    for prefix in ("MOSTLY", "ALL"):
+        if (kind := getattr(LlamaFileType, f"{prefix}_{recipe.upper()}", None)) is not None:
+            return LlamaFileType(kind)
+    return None

@@ -20,7 +20,7 @@
 #define SUMS_OF_PAIRS 8
 #define SUMS_OF_16 40
 #define SUMS_TIMES_128 2
-_Static_assert(8 * 127 * 32 <= INT16_MAX, "eight Q6_K products fit in int16");
+_Static_assert(8 * 127 * 32 <= INT16_MAX, "eight products with an offset of 32 fit in int16");
 
 /* A scale of a group of 32, rounded to the 11 significant bits of fp16 (half to even; fp16's
  * range does not apply). Files of Q8_0 and their other readers round scales so: the same
