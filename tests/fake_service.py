@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from runtime.bundle.plan import ResolvedPlan
 from runtime.control.types import BundleInfo, ServedBundle
+from runtime.engine.constraint import Grammars
 from runtime.engine.types import (
     EngineLimits,
     Phase,
@@ -59,8 +61,15 @@ class FakeTokenizer:
     bos_id = BOS
     eos_ids = frozenset({EOS})
     chat_template = None
+    special_ids = frozenset({BOS, EOS})
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    @cached_property
+    def grammars(self) -> Grammars:
+        return Grammars(self)
+
+    def encode(
+        self, text: str, add_special: bool = True, parse_special: bool = False, *, continuation: bool = False
+    ) -> list[int]:
         return ([BOS] if add_special else []) + list(text.encode())
 
     def decode(self, ids: Sequence[int], skip_special: bool = False, *, continuation: bool = False) -> str:

@@ -14,7 +14,8 @@ import pytest
 from compiler import compile_plan
 from runtime.bundle.machine import Machine
 from runtime.bundle.reader import open_bundle
-from runtime.engine.loop import Completion, Engine, generate, request_of_plan
+from runtime.engine.loop import Completion, Engine, generate
+from runtime.engine.request import Request
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "Once upon a time"
@@ -37,7 +38,7 @@ def tell(bundle: Path, threads: int | None = None) -> Completion:
     engine = Engine.open(bundle, threads)
     try:
         ids = engine.tokenizer.encode(PROMPT)
-        return generate(engine, request_of_plan(engine.plan, ids))
+        return generate(engine, Request.of_plan(engine.plan, ids))
     finally:
         engine.close()
 

@@ -107,7 +107,7 @@ class Form:
     def __init__(self, execution: Execution, bundle: ServedBundle) -> None:
         self.execution = execution
         self.bundle = bundle
-        self.wants_logprobs = execution.spec.logprobs is not None
+        self.wants_logprobs = execution.spec.request.logprobs is not None
         self.offset = 0
 
     @staticmethod

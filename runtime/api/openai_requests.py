@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from runtime.api.runs import texts
@@ -10,6 +11,7 @@ from runtime.api.service import Service
 from runtime.bundle.plan import ResolvedPlan
 from runtime.control.requests import make_spec
 from runtime.control.types import RunSpec, ServedBundle
+from runtime.engine.request import Wishes
 from runtime.errors import EngineError
 
 _SAMPLING = (
@@ -59,7 +61,7 @@ def chat_spec(service: Service, body: Mapping[str, Any]) -> RunSpec:
             prompt=prompt.text,
             prompt_ids=prompt.ids,
             kind="chat",
-            **{**rest, "stop": (*rest["stop"], *prompt.stops)},
+            **{**rest, "wishes": replace(rest["wishes"], stop=(*rest["wishes"].stop, *prompt.stops))},
         ),
     )
 
@@ -113,10 +115,12 @@ def _spec(
         plan,
         {
             "explicit_max_tokens": max_tokens is not None,
-            "stop": texts(body.get("stop")),
-            "logit_bias": bias,
-            "logprobs": logprobs,
-            "ignore_eos": bool(body.get("ignore_eos")),
+            "wishes": Wishes(
+                stop=texts(body.get("stop")),
+                logit_bias=bias,
+                logprobs=logprobs,
+                ignore_eos=bool(body.get("ignore_eos")),
+            ),
             "notes": notes,
         },
     )

@@ -18,6 +18,7 @@ from runtime.api.service import Service, service_of
 from runtime.control.execution import Execution
 from runtime.control.requests import make_spec, request_path
 from runtime.control.types import EXECUTION_ID, BundleInfo, Outcome, RunSpec
+from runtime.engine.request import Wishes
 from runtime.errors import EngineError
 from runtime.version import ENGINE_VERSION
 
@@ -63,7 +64,7 @@ def spec_of(service: Service, body: Mapping[str, Any]) -> RunSpec:
         plan,
         prompt=body["prompt"],
         explicit_max_tokens="max_tokens" in limits,
-        stop=texts(body.get("stop")),
+        wishes=Wishes(stop=texts(body.get("stop"))),
         notes=notes,
     )
 

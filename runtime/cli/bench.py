@@ -65,7 +65,7 @@ def bench(
     from runtime.cli.target import bundle_of
     from runtime.control.bench import parse_values, plan_tests, run_test
     from runtime.engine.executable import Executable
-    from runtime.engine.loop import request_of_plan
+    from runtime.engine.request import Request
     from runtime.metrics.energy_probe import probe_meters
 
     if output not in FORMATS:
@@ -83,7 +83,7 @@ def bench(
     if not meter.available:
         note(f"note: no energy: {meter.reason}")
     note(f"note: {TIMED}" + (f", {NOT_TIMED_SAMPLED}" if sample else f"; {NOT_TIMED}"))
-    sampling = request_of_plan(bundle.plan, [0]).sampling if sample else None
+    sampling = Request.of_plan(bundle.plan, [0]).sampling if sample else None
     results: list[dict[str, Any]] = []
     for count in counts:
         with (

@@ -238,10 +238,10 @@ def _answer(
     """Streams the answer to the last message and puts what was said of it into the conversation."""
     from runtime.cli.run import run_request
     from runtime.engine.chat import chat_prompt
-    from runtime.engine.loop import request_of_plan
+    from runtime.engine.request import Request, Wishes
 
     prompt = chat_prompt(engine.tokenizer, conversation.messages)
-    request = request_of_plan(plan, prompt.ids, stop=(*stop, *prompt.stops))
+    request = Request.of_plan(plan, prompt.ids, Wishes(stop=(*stop, *prompt.stops)))
     report = run_request(engine, plan, request, stream=True, quiet=quiet)
     sequence = report.completion.sequence
     if sequence.error is not None:

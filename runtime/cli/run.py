@@ -6,8 +6,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     from runtime.bundle.reader import Bundle
     from runtime.cli.report import Report
     from runtime.engine.loop import Engine
-    from runtime.engine.types import Request, StopReason, TokenEvent
+    from runtime.engine.request import Request, Wishes
+    from runtime.engine.types import StopReason, TokenEvent
 
     #: Gives the prompt's ids, and the texts that end an answer to it.
     PromptSource = Callable[[Engine], tuple[Sequence[int], Sequence[str]]]
@@ -116,6 +116,8 @@ def run(
         raise flags.usage("--save-plan keeps a plan made by flags; this one exists already")
     if logprobs is not None and not as_json:
         raise flags.usage("--logprobs is shown with --json")
+    from runtime.engine.request import Wishes
+
     limits = flags.given(
         max_tokens=max_tokens, max_seconds=max_seconds, max_watts=max_watts, max_joules=max_joules
     )
@@ -144,8 +146,8 @@ def run(
             document = flags.with_quantization(document, quiet=quiet)
             _save_plan(save_plan, document, limits, sampling, threads)
         bundle = bundle_of_document(document, quiet=quiet)
-    asked = Asked(say, stop or (), bias, logprobs, ignore_eos)
-    report = execute(bundle, asked, limits, sampling, threads, not (as_json or no_stream), quiet)
+    wishes = Wishes(tuple(stop or ()), bias, logprobs, ignore_eos)
+    report = execute(bundle, say, wishes, limits, sampling, threads, not (as_json or no_stream), quiet)
     if as_json:
         print_json(report.to_json())
     elif no_stream:
@@ -155,20 +157,10 @@ def run(
     finish(report, as_json)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a run asks for beside the plan: the prompt, and what only a request can say."""
-
-    say: PromptSource
-    stop: Sequence[str] = ()
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    logprobs: int | None = None
-    ignore_eos: bool = False
-
-
 def execute(
     bundle: Bundle,
-    asked: Asked,
+    say: PromptSource,
+    wishes: Wishes,
     limits: dict[str, Any],
     sampling: dict[str, Any],
     threads: int | None,
@@ -180,8 +172,8 @@ def execute(
 
     from runtime.bundle.machine import Machine
     from runtime.engine.executable import Executable
-    from runtime.engine.loop import Engine, request_of_plan
-    from runtime.engine.sampling import logit_bias_of
+    from runtime.engine.loop import Engine
+    from runtime.engine.request import Request
     from runtime.engine.tokenizer import Tokenizer
 
     machine = Machine.probe()
@@ -189,12 +181,8 @@ def execute(
     tokenizer = Tokenizer.from_bundle(bundle)
     engine = Engine(Executable.open(bundle, plan.execution.threads, machine=machine), tokenizer)
     try:
-        ids, stops = asked.say(engine)
-        request = replace(
-            request_of_plan(plan, ids, stop=(*asked.stop, *stops), logprobs=asked.logprobs),
-            logit_bias=logit_bias_of(asked.logit_bias, engine.limits.n_vocab),
-            ignore_eos=asked.ignore_eos,
-        )
+        ids, stops = say(engine)
+        request = Request.of_plan(plan, ids, replace(wishes, stop=(*wishes.stop, *stops)))
         return run_request(engine, plan, request, stream, quiet)
     finally:
         engine.close()

@@ -78,7 +78,7 @@ class Execution:
             "kind": self.spec.kind,
             "status": str(self.phase),
             "scheduler_policy": self.spec.policy,
-            "prompt_tokens": len(self.spec.prompt_ids),
+            "prompt_tokens": len(self.spec.request.prompt_ids),
             "tokens_total": len(sequence.token_ids) if sequence is not None else 0,
             "created": self.created_unix_ns // 1_000_000_000,
             "age_seconds": (time.monotonic_ns() - self.created_ns) / 1e9,

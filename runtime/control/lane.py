@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from runtime.control.execution import Execution
 from runtime.control.types import ServedBundle, TokenOut
-from runtime.engine.types import Request, SequenceLike, StepReport, StopReason
+from runtime.engine.types import SequenceLike, StepReport, StopReason
 from runtime.errors import EXIT_RUN, EngineError
 from runtime.scheduler import Phase, Scheduler, Step, Ticket
 
@@ -37,27 +37,18 @@ class Lane:
     def submit(self, execution: Execution, now_ns: int) -> None:
         """Queues an execution. Raises what :meth:`Scheduler.submit` raises."""
         spec = execution.spec
-        deadline = None
-        if spec.limits.max_seconds is not None:
-            deadline = now_ns + int(spec.limits.max_seconds * 1e9)
+        request, deadline = spec.request, None
+        if request.limits.max_seconds is not None:
+            deadline = now_ns + int(request.limits.max_seconds * 1e9)
+        prompt_tokens = len(request.prompt_ids)
         self.scheduler.submit(
-            Ticket(execution.id, len(spec.prompt_ids), spec.limits.max_tokens, spec.policy, deadline), now_ns
+            Ticket(execution.id, prompt_tokens, request.limits.max_tokens, spec.policy, deadline), now_ns
         )
         self.executions[execution.id] = execution
 
     def admit(self, execution: Execution, now_ns: int) -> None:
         """Gives an admitted execution its sequence. Raises EngineError if the engine refuses it."""
-        spec = execution.spec
-        request = Request(
-            prompt_ids=spec.prompt_ids,
-            sampling=spec.sampling,
-            limits=spec.limits,
-            stop=spec.stop,
-            logit_bias=spec.logit_bias,
-            logprobs=spec.logprobs,
-            ignore_eos=spec.ignore_eos,
-        )
-        execution.sequence = self.bundle.engine.admit(request)
+        execution.sequence = self.bundle.engine.admit(execution.spec.request)
         self.active[id(execution.sequence)] = execution
         execution.op_times_ns = self._op_times(execution)
         execution.admitted_ns = now_ns

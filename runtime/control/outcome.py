@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Mapping
 from typing import Any
 
 from runtime.control.execution import Execution
-from runtime.control.record import build_record
+from runtime.control.record import Identity, Result, build_record
 from runtime.control.types import Outcome
 from runtime.engine.types import StopReason
 from runtime.metrics.diagnostics import compute_diagnostics
@@ -43,14 +42,14 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
         memory_peak_bytes=peak_memory_bytes(),
     )
     alone = execution.shared_steps == 0 and execution.paced_ns == 0
-    mean_context = len(execution.spec.prompt_ids) + len(token_ids) // 2
+    mean_context = len(execution.spec.request.prompt_ids) + len(token_ids) // 2
     diagnostics = compute_diagnostics(
         metrics,
         started_ns=started_ns,
         finished_ns=finished_ns,
         token_times_ns=token_ns,
         energy=energy,
-        prompt_tokens=len(execution.spec.prompt_ids),
+        prompt_tokens=len(execution.spec.request.prompt_ids),
         forward_ns=execution.forward_ns if alone and admitted_ns is not None else None,
         bytes_per_token=bundle.cost.step_bytes(mean_context) or None,
         queue_ms=((admitted_ns if admitted_ns is not None else finished_ns) - execution.created_ns) / 1e6,
@@ -67,7 +66,7 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
         bundle=bundle.name,
         text=sequence.text if sequence is not None else "",
         token_ids=token_ids,
-        prompt_tokens=len(execution.spec.prompt_ids),
+        prompt_tokens=len(execution.spec.request.prompt_ids),
         stop_reason=execution.stop_reason or StopReason.CANCELLED,
         error=execution.error,
         metrics=metrics.to_json(),
@@ -81,9 +80,8 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
 
 def record_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
     """The complete record of an ended execution."""
-    spec, bundle = execution.spec, execution.info
-    values = spec.plan.values()
-    return build_record(
+    bundle = execution.info
+    identity = Identity(
         execution_id=execution.id,
         created_unix_ns=execution.created_unix_ns,
         bundle=bundle.identity["bundle"],
@@ -91,29 +89,16 @@ def record_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:
         backend=bundle.backend,
         quantization=bundle.quantization,
         compiler=bundle.identity["compiler"],
-        plan=spec.plan.to_json(),
-        plan_digest=spec.plan.digest,
-        sampling=_group(values, "sampling"),
-        limits=_group(values, "limits"),
-        policy=spec.policy,
-        prompt=spec.prompt,
-        prompt_ids=spec.prompt_ids,
+    )
+    result = Result(
         text=outcome.text,
         token_ids=outcome.token_ids,
         token_digests=getattr(execution.sequence, "token_digests", ()),
         logits_digest=outcome.logits_digest,
         stop_reason=outcome.stop_reason,
+        error=outcome.error,
         metrics=outcome.metrics,
         diagnostics=outcome.diagnostics,
-        stop=spec.stop,
-        logit_bias=spec.logit_bias,
-        ignore_eos=spec.ignore_eos,
-        error=outcome.error,
         decisions=[decision.to_json(execution.created_ns) for decision in outcome.decisions],
-        kind=spec.kind,
     )
-
-
-def _group(values: Mapping[str, Any], group: str) -> dict[str, Any]:
-    prefix = group + "."
-    return {path[len(prefix) :]: value for path, value in values.items() if path.startswith(prefix)}
+    return build_record(identity, execution.spec, result)

@@ -204,7 +204,7 @@ def _unsettled(execution: Execution, error: Exception) -> Outcome:
         bundle=execution.spec.bundle,
         text="",
         token_ids=(),
-        prompt_tokens=len(execution.spec.prompt_ids),
+        prompt_tokens=len(execution.spec.request.prompt_ids),
         stop_reason=StopReason.ERROR,
         error=cause
         or EngineError(

@@ -79,7 +79,7 @@ class Power:
 
     def exceeded(self, execution: Execution) -> bool:
         """Whether the execution has to end with ``energy_limit`` now."""
-        limits = execution.spec.limits
+        limits = execution.spec.request.limits
         if not self.available or execution.id not in self._open:
             return False
         joules = self.ledger.joules(execution.id)
@@ -100,9 +100,11 @@ class Power:
         Those whose cap no waiting can hold are marked ``unholdable`` and not waited for.
         """
         paced = [
-            (e.spec.limits.max_watts, e)
+            (e.spec.request.limits.max_watts, e)
             for e in executions
-            if e.spec.limits.max_watts is not None and e.spec.limits.on_limit == "pace" and not e.unholdable
+            if e.spec.request.limits.max_watts is not None
+            and e.spec.request.limits.on_limit == "pace"
+            and not e.unholdable
         ]
         if not paced or not self.available or not self._samples:
             return 0.0

@@ -19,6 +19,7 @@ import platform
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from runtime.bundle.format import Manifest, sha256_hex
 from runtime.bundle.machine import Machine
 from runtime.bundle.plan import canonical_json
+from runtime.control.types import RunSpec
 from runtime.errors import EngineError
 from runtime.metrics.energy_sysfs import read_power_limits
 from runtime.version import ENGINE_VERSION
@@ -106,84 +108,91 @@ def bundle_identity(manifest: Manifest, digest: str) -> dict[str, Any]:
     }
 
 
-def build_record(
-    *,
-    execution_id: str,
-    created_unix_ns: int,
-    bundle: Mapping[str, Any],
-    model: Mapping[str, Any],
-    backend: str,
-    quantization: str,
-    compiler: Mapping[str, Any],
-    plan: Mapping[str, Any],
-    plan_digest: str,
-    sampling: Mapping[str, Any],
-    limits: Mapping[str, Any],
-    policy: str,
-    prompt: str | None,
-    prompt_ids: Sequence[int],
-    text: str,
-    token_ids: Sequence[int],
-    logits_digest: str | None,
-    stop_reason: str,
-    metrics: Mapping[str, Any],
-    diagnostics: Mapping[str, Any],
-    token_digests: Sequence[str] = (),
-    stop: Sequence[str] = (),
-    logit_bias: Mapping[int, float] | None = None,
-    ignore_eos: bool = False,
-    error: EngineError | None = None,
-    decisions: Sequence[Mapping[str, Any]] = (),
-    kind: str = "run",
-    hardware: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Identity:
+    """Which execution it was, and what ran it, as :func:`bundle_identity` gives it.
+
+    ``hardware``: that of this machine unless given.
+    """
+
+    execution_id: str
+    created_unix_ns: int
+    bundle: Mapping[str, Any]
+    model: Mapping[str, Any]
+    backend: str
+    quantization: str
+    compiler: Mapping[str, Any]
+    hardware: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of an execution.
+
+    ``metrics`` and ``diagnostics`` are the published objects, unchanged. ``token_digests[i]``
+    is the first 8 bytes (hex) of the running digest of the logits after generated token i;
+    replay names the first that differs.
+    """
+
+    text: str
+    token_ids: Sequence[int]
+    logits_digest: str | None
+    stop_reason: str
+    metrics: Mapping[str, Any]
+    diagnostics: Mapping[str, Any]
+    token_digests: Sequence[str] = ()
+    error: EngineError | None = None
+    decisions: Sequence[Mapping[str, Any]] = ()
+
+
+def build_record(identity: Identity, spec: RunSpec, result: Result) -> dict[str, Any]:
     """The complete record of a finished execution, as JSON values.
 
-    ``bundle``, ``model``, ``backend``, ``quantization`` and ``compiler`` as
-    :func:`bundle_identity` gives them. ``plan`` is the resolved plan of this run,
-    its overrides included, ``plan_digest`` its digest; ``sampling`` must hold the
-    seed. ``metrics`` and ``diagnostics`` are the published objects, unchanged.
-    ``token_digests[i]`` is the first 8 bytes (hex) of the running digest of the
-    logits after generated token i; replay names the first that differs.
+    ``spec.plan`` is the resolved plan of this run, its overrides included.
     """
+    values, prompt, ids = spec.plan.values(), spec.prompt, spec.request.prompt_ids
+    hardware = describe_hardware() if identity.hardware is None else identity.hardware
     return {
         "record_version": RECORD_VERSION,
-        "execution_id": execution_id,
-        "created": timestamp(created_unix_ns),
-        "kind": kind,
+        "execution_id": identity.execution_id,
+        "created": timestamp(identity.created_unix_ns),
+        "kind": spec.kind,
         "engine_version": ENGINE_VERSION,
-        "bundle": dict(bundle),
-        "model": dict(model),
-        "backend": backend,
-        "quantization": quantization,
-        "compiler": dict(compiler),
-        "plan": dict(plan),
-        "plan_digest": plan_digest,
-        "hardware": dict(describe_hardware() if hardware is None else hardware),
-        "policy": policy,
-        "seed": sampling["seed"],
-        "sampling": dict(sampling),
-        "limits": dict(limits),
-        "stop": list(stop),
-        "logit_bias": {str(token): bias for token, bias in sorted((logit_bias or {}).items())},
-        "ignore_eos": ignore_eos,
-        "prompt_tokens": len(prompt_ids),
+        "bundle": dict(identity.bundle),
+        "model": dict(identity.model),
+        "backend": identity.backend,
+        "quantization": identity.quantization,
+        "compiler": dict(identity.compiler),
+        "plan": spec.plan.to_json(),
+        "plan_digest": spec.plan.digest,
+        "hardware": dict(hardware),
+        "policy": spec.policy,
+        "seed": spec.plan.sampling.seed,
+        "sampling": _group(values, "sampling"),
+        "limits": _group(values, "limits"),
+        **spec.request.to_json(),
+        "prompt_tokens": len(ids),
         "prompt": prompt,
         "prompt_sha256": None if prompt is None else sha256_hex(prompt.encode()),
-        "prompt_ids": list(prompt_ids),
-        "prompt_ids_sha256": ids_digest(prompt_ids),
-        "text": text,
-        "text_sha256": sha256_hex(text.encode()),
-        "token_ids": list(token_ids),
-        "token_ids_sha256": ids_digest(token_ids),
-        "token_digests": list(token_digests),
-        "logits_digest": logits_digest,
-        "stop_reason": str(stop_reason),
-        "error": None if error is None else error.to_json(),
-        "metrics": dict(metrics),
-        "diagnostics": dict(diagnostics),
-        "decisions": [dict(decision) for decision in decisions],
+        "prompt_ids": list(ids),
+        "prompt_ids_sha256": ids_digest(ids),
+        "text": result.text,
+        "text_sha256": sha256_hex(result.text.encode()),
+        "token_ids": list(result.token_ids),
+        "token_ids_sha256": ids_digest(result.token_ids),
+        "token_digests": list(result.token_digests),
+        "logits_digest": result.logits_digest,
+        "stop_reason": str(result.stop_reason),
+        "error": None if result.error is None else result.error.to_json(),
+        "metrics": dict(result.metrics),
+        "diagnostics": dict(result.diagnostics),
+        "decisions": [dict(decision) for decision in result.decisions],
     }
+
+
+def _group(values: Mapping[str, Any], group: str) -> dict[str, Any]:
+    prefix = group + "."
+    return {path[len(prefix) :]: value for path, value in values.items() if path.startswith(prefix)}
 
 
 def reduce_content(record: Mapping[str, Any], content: Content) -> dict[str, Any]:
@@ -207,6 +216,14 @@ def reduce_content(record: Mapping[str, Any], content: Content) -> dict[str, Any
     if content != "text" and kept.get("stop"):
         # Stop texts are the client's words too; replay needs them, so "ids" keeps them.
         kept["stop"] = list(kept["stop"]) if content == "ids" else None
+    if kept.get("constraint") is not None:
+        # Likewise: a schema may say much of what it is about.
+        text = kept["constraint"]["text"]
+        kept["constraint"] = {
+            "kind": kept["constraint"]["kind"],
+            "text": None if content == "hashes" else text,
+            "text_sha256": sha256_hex(text.encode()),
+        }
     kept["content"] = content
     return kept
 
@@ -241,23 +258,13 @@ def record_completion(
     ``plan`` is the run's own, overrides applied; ``metrics`` and ``diagnostics`` as published.
     """
     sequence = completion.sequence
-    groups: dict[str, dict[str, Any]] = {"sampling": {}, "limits": {}}
-    for path, value in plan.values().items():
-        group, _, leaf = path.partition(".")
-        if group in groups:
-            groups[group][leaf] = value
-    request = sequence.request
-    return build_record(
+    identity = Identity(
         execution_id=execution_id or new_execution_id(),
         created_unix_ns=time.time_ns() if created_unix_ns is None else created_unix_ns,
         **bundle_identity(bundle.manifest, bundle.digest),
-        plan=plan.to_json(),
-        plan_digest=plan.digest,
-        sampling=groups["sampling"],
-        limits=groups["limits"],
-        policy=plan.scheduler_policy,
-        prompt=prompt,
-        prompt_ids=request.prompt_ids,
+    )
+    spec = RunSpec(plan.name, sequence.request, plan, prompt)
+    result = Result(
         text=sequence.text,
         token_ids=sequence.token_ids,
         token_digests=sequence.token_digests,
@@ -265,8 +272,6 @@ def record_completion(
         stop_reason=str(sequence.stop_reason),
         metrics=metrics,
         diagnostics=diagnostics,
-        stop=request.stop,
-        logit_bias=request.logit_bias,
-        ignore_eos=request.ignore_eos,
         error=sequence.error,
     )
+    return build_record(identity, spec, result)

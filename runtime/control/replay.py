@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from runtime.bundle.store import bundles_dir
 from runtime.control.compare import lookup
 from runtime.control.record import describe_hardware, ids_digest
 from runtime.engine.loop import Engine
+from runtime.engine.request import Limits, Request, wishes_of_record
 from runtime.engine.sampling import sampling_of
-from runtime.engine.types import Limits, Phase, Request, StopReason
+from runtime.engine.types import Phase, StopReason
 from runtime.errors import EXIT_BUNDLE, EXIT_RUN, EXIT_USAGE, EngineError
 from runtime.version import ENGINE_VERSION
 
@@ -101,12 +102,12 @@ def replay(record: Mapping[str, Any], engine: Engine, prompt: str | None = None)
         raise EngineError(
             "nothing_to_replay", "the execution generated no token", path="token_ids", exit_code=EXIT_USAGE
         )
+    wishes = replace(wishes_of_record(record), stop=(), logprobs=None, ignore_eos=True)
     request = Request(
         prompt_ids=_prompt_ids(record, engine, prompt),
         sampling=sampling_of(record["sampling"]),
         limits=Limits(max_tokens=count, min_tokens=min(record["limits"].get("min_tokens", 0), count)),
-        logit_bias={int(token): bias for token, bias in record["logit_bias"].items()},
-        ignore_eos=True,
+        **vars(wishes),
     )
     first: tuple[int, str] | None = None
     sequence = engine.admit(request)

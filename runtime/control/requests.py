@@ -13,6 +13,7 @@ from typing import Any
 from runtime.bundle.plan import Origin, ResolvedPlan
 from runtime.bundle.spelling import did_you_mean
 from runtime.control.types import BundleInfo, RunSpec, ServedBundle
+from runtime.engine.request import Request, Wishes, check_token, logit_bias_of
 from runtime.errors import EXIT_PLAN, EXIT_RUN, EngineError
 
 #: Path of a field in a request where it differs from its path in a plan.
@@ -119,10 +120,7 @@ def make_spec(
     prompt_ids: Sequence[int] | None = None,
     parse_special: bool = False,
     explicit_max_tokens: bool,
-    stop: Sequence[str] = (),
-    logit_bias: Mapping[int, float] | None = None,
-    logprobs: int | None = None,
-    ignore_eos: bool = False,
+    wishes: Wishes | None = None,
     kind: str = "run",
     notes: Sequence[str] = (),
 ) -> RunSpec:
@@ -130,7 +128,7 @@ def make_spec(
 
     A ``max_tokens`` that nobody asked for is cut to what the context leaves, and a note
     says so; one that was asked for must fit. Raises ``prompt_empty``, ``prompt_too_long``,
-    ``token_out_of_range``, ``text_invalid``, ``context_exceeded``.
+    ``token_out_of_range``, ``text_invalid``, ``context_exceeded``, ``constraint_unsupported``.
     """
     n_vocab, context = bundle.tokenizer.n_vocab, bundle.engine.limits.context
     if prompt_ids is None:
@@ -145,9 +143,10 @@ def make_spec(
     if not ids:
         raise EngineError("prompt_empty", "the prompt has no tokens", path="prompt", exit_code=EXIT_RUN)
     check_ids(ids, n_vocab=n_vocab, context=context)
-    for token in logit_bias or ():
-        if not 0 <= token < n_vocab:
-            raise _out_of_range(token, n_vocab, "logit_bias")
+    wishes = wishes or Wishes()
+    logit_bias_of(wishes.logit_bias, n_vocab)
+    if wishes.constraint is not None:
+        bundle.tokenizer.grammars.check(wishes.constraint)
     room = context - len(ids) + 1
     extra = list(notes)
     if plan.limits.max_tokens > room:
@@ -165,13 +164,9 @@ def make_spec(
         plan = plan.with_overrides({"max_tokens": room})
     return RunSpec(
         bundle=bundle.info.name,
-        prompt_ids=ids,
+        request=Request.of_plan(plan, ids, wishes),
         plan=plan,
         prompt=prompt,
-        stop=tuple(stop),
-        logit_bias=dict(logit_bias or {}),
-        logprobs=logprobs,
-        ignore_eos=ignore_eos,
         kind=kind,
         notes=tuple(extra),
     )
@@ -197,18 +192,7 @@ def check_ids(ids: Sequence[int], *, n_vocab: int, context: int, path: str = "pr
     if len(ids) > context:
         raise _too_long(str(len(ids)), context, path)
     for index, token in enumerate(ids):
-        if not 0 <= token < n_vocab:
-            raise _out_of_range(token, n_vocab, f"{path}[{index}]")
-
-
-def _out_of_range(token: int, n_vocab: int, path: str) -> EngineError:
-    return EngineError(
-        "token_out_of_range",
-        f"the token id {token} is outside the vocabulary",
-        path=path,
-        allowed=f"0 to {n_vocab - 1}",
-        exit_code=EXIT_RUN,
-    )
+        check_token(token, n_vocab, f"{path}[{index}]")
 
 
 def _too_long(tokens: str, context: int, path: str) -> EngineError:

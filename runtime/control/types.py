@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol
 
 from runtime.bundle.plan import ResolvedPlan
-from runtime.engine.types import EngineLike, Limits, Sampling, StopReason
+from runtime.engine.constraint import Grammars
+from runtime.engine.request import Request
+from runtime.engine.types import EngineLike, StopReason
 from runtime.errors import EngineError
 from runtime.scheduler import CostModel, Decision
 
@@ -35,6 +36,10 @@ class TokenizerLike(Protocol):
     ) -> str: ...
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for; not always whole UTF-8 characters."""
+
+    @property
+    def grammars(self) -> Grammars:
+        """The constraints compiled for this vocabulary so far."""
 
 
 class ChatPromptLike(Protocol):
@@ -120,37 +125,18 @@ class RunSpec:
     """One execution as asked for, every choice made: nothing is decided after this.
 
     ``bundle`` names a served bundle; ``plan`` is its plan with the request's own limits,
-    sampling and policy in it, from which ``sampling``, ``limits`` and ``policy`` follow.
+    sampling and policy in it, from which those of ``request`` follow.
     ``prompt`` is the text as it was tokenized (None if the client sent token ids);
     ``notes`` say what of the request could not be kept. ``kind``: ``run``, ``chat``,
     ``completion``.
     """
 
     bundle: str
-    prompt_ids: tuple[int, ...]
+    request: Request
     plan: ResolvedPlan
     prompt: str | None = None
-    stop: tuple[str, ...] = ()
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    logprobs: int | None = None
-    ignore_eos: bool = False
     kind: str = "run"
     notes: tuple[str, ...] = ()
-
-    @cached_property
-    def sampling(self) -> Sampling:
-        return Sampling(**vars(self.plan.sampling))
-
-    @cached_property
-    def limits(self) -> Limits:
-        limits = self.plan.limits
-        return Limits(
-            max_tokens=limits.max_tokens,
-            max_seconds=limits.max_seconds,
-            max_watts=limits.max_watts,
-            max_joules=limits.max_joules,
-            on_limit=limits.on_limit,
-        )
 
     @property
     def policy(self) -> str:

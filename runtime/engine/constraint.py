@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
+from runtime.engine.request import Constraint
 from runtime.engine.tokenizer import Tokenizer
 from runtime.engine.tokensets import TokenSet
-from runtime.engine.types import Constraint
 from runtime.errors import EXIT_RUN, EXIT_USAGE, EngineError
 
 if TYPE_CHECKING:

@@ -17,15 +17,13 @@ import numpy as np
 from runtime.bundle.plan import ResolvedPlan
 from runtime.bundle.reader import open_bundle
 from runtime.engine.executable import Executable, Floats, NumericError
-from runtime.engine.sampling import logit_bias_of, validated_sampling
+from runtime.engine.request import check_request
 from runtime.engine.sequence import LiveSequence
 from runtime.engine.tokenizer import Tokenizer
 from runtime.engine.types import (
     EngineLimits,
-    Limits,
     Phase,
     Request,
-    Sampling,
     SequenceLike,
     StepReport,
     StopReason,
@@ -33,9 +31,6 @@ from runtime.engine.types import (
 )
 from runtime.engine.weights import Residence
 from runtime.errors import EXIT_RUN, EngineError
-
-#: Most alternatives a request may ask for per token.
-MAX_LOGPROBS = 100
 
 
 class Engine:
@@ -83,7 +78,7 @@ class Engine:
 
     def admit(self, request: Request) -> LiveSequence:
         """Gives the request a slot; see ``EngineLike.admit``."""
-        _check_request(request, self.limits)
+        check_request(request, self.limits.n_vocab, self.limits.context)
         if not self._free:
             raise EngineError(
                 "no_free_slot",
@@ -289,54 +284,6 @@ def generate(
 def _closing_event(sequence: LiveSequence, text: str) -> TokenEvent:
     last = len(sequence.token_ids) - 1
     return TokenEvent(sequence, last, sequence.token_ids[last], text, time.monotonic_ns())
-
-
-def request_of_plan(
-    plan: ResolvedPlan, prompt_ids: Sequence[int], *, stop: Sequence[str] = (), logprobs: int | None = None
-) -> Request:
-    """A request under a plan's own sampling and limits."""
-    limits = {name: getattr(plan.limits, name) for name in Limits.__dataclass_fields__}
-    sampling = {name: getattr(plan.sampling, name) for name in Sampling.__dataclass_fields__}
-    return Request(tuple(prompt_ids), Sampling(**sampling), Limits(**limits), tuple(stop), logprobs=logprobs)
-
-
-def _check_request(request: Request, limits: EngineLimits) -> None:
-    n = len(request.prompt_ids)
-    if n == 0:
-        raise EngineError(
-            "prompt_empty",
-            "the prompt has no tokens, and this model has no beginning-of-sequence token to start from",
-            path="prompt",
-            exit_code=EXIT_RUN,
-        )
-    if n > limits.context:
-        raise EngineError(
-            "prompt_too_long",
-            f"the prompt has {n} tokens",
-            path="prompt",
-            allowed=f"at most {limits.context} tokens (execution.context)",
-            hint="shorten it, or compile the plan with a larger execution.context",
-            exit_code=EXIT_RUN,
-        )
-    for token in (min(request.prompt_ids), max(request.prompt_ids)):
-        if not 0 <= token < limits.n_vocab:
-            raise EngineError(
-                "token_out_of_range",
-                f"the token id {token} is outside the vocabulary",
-                allowed=f"0 to {limits.n_vocab - 1}",
-                exit_code=EXIT_RUN,
-            )
-    if request.limits.max_tokens < 1:
-        raise _invalid_request("limits.max_tokens", str(request.limits.max_tokens), "1 or more")
-    if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
-        raise _invalid_request("logprobs", str(request.logprobs), f"0 to {MAX_LOGPROBS}")
-    # Here, not in the step: what a sampler refuses there would fail the others of the step, too.
-    validated_sampling(request.sampling)
-    logit_bias_of(request.logit_bias, limits.n_vocab)
-
-
-def _invalid_request(path: str, value: str, allowed: str) -> EngineError:
-    return EngineError("invalid_request", f"{value} is out of range", path, allowed, exit_code=EXIT_RUN)
 
 
 def _invalid_work(what: str, allowed: str) -> EngineError:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runtime.engine.types import Sampling
+from runtime.engine.request import Sampling
 from runtime.errors import EXIT_RUN, EngineError
 
 
@@ -58,10 +58,6 @@ BOUNDS: dict[str, Bound] = {
     "seed": Bound(True, 0, (1 << 64) - 1, "with a token's position, determines the draw"),
 }
 
-#: A bias beyond this always wins or never does.
-MAX_BIAS = 1e6
-
-
 def validated_sampling(sampling: Sampling) -> Sampling:
     """A copy of ``sampling``; EngineError ``invalid_request`` with every field that is out of range."""
     return sampling_of(vars(sampling))
@@ -96,36 +92,6 @@ def sampling_of(values: Mapping[str, Any], base: Sampling | None = None) -> Samp
 def _breaker_faults(path: str, value: object) -> list[EngineError]:
     fine = isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value)
     return [] if fine else [_fault(path, f"{value!r:.60} is not allowed", "texts that are not empty")]
-
-
-def logit_bias_of(values: Mapping[Any, Any], n_vocab: int) -> dict[int, float]:
-    """Token id → what is added to its logit, from JSON (whose keys are text).
-
-    ``-inf`` forbids a token; one must be left. Raises EngineError ``invalid_request``,
-    ``token_out_of_range``.
-    """
-    bias: dict[int, float] = {}
-    for key, value in values.items():
-        try:
-            token = int(key)
-        except (TypeError, ValueError):
-            token = -1
-        if isinstance(key, bool) or not 0 <= token < n_vocab:
-            raise EngineError(
-                "token_out_of_range",
-                f"the token id {key!r} is outside the vocabulary",
-                path="logit_bias",
-                allowed=f"0 to {n_vocab - 1}",
-                exit_code=EXIT_RUN,
-            )
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not (value == -math.inf or abs(value) <= MAX_BIAS):
-            allowed = f"numbers from {-MAX_BIAS:.0f} to {MAX_BIAS:.0f}, or -inf"
-            raise _fault(f"logit_bias.{token}", f"{value!r} is not a bias", allowed)
-        bias[token] = float(value)
-    if sum(value == -math.inf for value in bias.values()) == n_vocab:
-        raise _fault("logit_bias", "it forbids every token", "one token that is allowed")
-    return bias
 
 
 def _fault(path: str, message: str, allowed: str, hint: str | None = None) -> EngineError:

@@ -12,12 +12,15 @@ Life of a sequence::
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
+from runtime.engine.request import Constraint as Constraint
+from runtime.engine.request import Limits as Limits
+from runtime.engine.request import Request as Request
+from runtime.engine.request import Sampling as Sampling
 from runtime.errors import EngineError
 
 
@@ -39,90 +42,6 @@ class Phase(StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
     FINISHED = "finished"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is chosen from a row of logits; the neutral value of each is off.
-
-    The order of the steps is that of ``kernels_c/sampling.c``. The draw depends
-    on ``seed`` and the token's position only. Penalties look at the whole
-    sequence so far, prompt included.
-    """
-
-    temperature: float = 0.0  # 0: greedy
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    dry_multiplier: float = 0.0
-    dry_base: float = 1.75
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = -1  # -1: the whole sequence
-    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    seed: int = 0  # 0 … 2^64 - 1
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an execution may use.
-
-    ``max_tokens`` and ``max_seconds`` (from admission, prefill included) are kept
-    by the run loop; the energy limits by whoever holds the meter, through
-    :meth:`EngineLike.finish` or by waiting between steps (``on_limit: pace``).
-    Before ``min_tokens`` no end-of-sequence token is chosen and no stop text ends it.
-    """
-
-    max_tokens: int = 512
-    min_tokens: int = 0
-    max_seconds: float | None = None
-    max_watts: float | None = None
-    max_joules: float | None = None
-    on_limit: str = "stop"  # stop | pace
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """``text``: a JSON Schema (as JSON), a regular expression (the Rust crate ``regex``'s syntax, matched
-    whole), or a grammar in llguidance's variant of Lark. Recorded as it is."""
-
-    kind: Literal["json_schema", "regex", "grammar"]
-    text: str
-
-    @classmethod
-    def of_schema(cls, schema: Mapping[str, Any] | bool) -> Constraint:
-        """A JSON Schema given as an object; properties keep their order, which is that of the answer."""
-        return cls("json_schema", json.dumps(schema, ensure_ascii=False, separators=(",", ":")))
-
-    def to_json(self) -> dict[str, str]:
-        """As it stands in a record."""
-        return {"kind": self.kind, "text": self.text}
-
-
-@dataclass(frozen=True)
-class Request:
-    """One execution to run, in token ids.
-
-    ``logprobs``: ``None`` for none, else how many of the most likely tokens are
-    reported beside each chosen one (0: the chosen one's only).
-    ``stop``: texts that end the execution; they are not part of its result.
-    ``ignore_eos``: go on past an end-of-sequence token (for benchmarks).
-    ``constraint``: what the answer must look like; it ends where nothing more can follow.
-    """
-
-    prompt_ids: tuple[int, ...]
-    sampling: Sampling = Sampling()
-    limits: Limits = Limits()
-    stop: tuple[str, ...] = ()
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    logprobs: int | None = None
-    ignore_eos: bool = False
-    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)

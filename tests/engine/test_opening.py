@@ -10,7 +10,7 @@ import pytest
 from runtime.bundle.machine import Machine
 from runtime.bundle.reader import open_bundle
 from runtime.engine.executable import Executable
-from runtime.engine.loop import request_of_plan
+from runtime.engine.request import Request, Wishes
 from runtime.errors import EngineError
 from tests.fakes.bundle import make_bundle, resolved_plan
 
@@ -78,7 +78,7 @@ def test_what_it_knows_of_itself(tmp_path: Path) -> None:
 
 def test_a_request_takes_limits_and_sampling_of_the_plan() -> None:
     plan = resolved_plan(sampling__temperature=0.7, sampling__seed=3, limits__max_tokens=9)
-    request = request_of_plan(plan, [1, 2], stop=["x"])
+    request = Request.of_plan(plan, [1, 2], Wishes(stop=("x",)))
     assert (request.sampling.temperature, request.sampling.seed, request.limits.max_tokens) == (0.7, 3, 9)
     assert request.prompt_ids == (1, 2)
     assert request.stop == ("x",)

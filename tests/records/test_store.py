@@ -16,13 +16,16 @@ from typing import Any
 import pytest
 
 from runtime.control.chain import GENESIS, RecordHead
-from runtime.control.record import build_record, ids_digest, new_execution_id
+from runtime.control.record import Identity, Result, build_record, ids_digest, new_execution_id
 from runtime.control.records import RecordStore
+from runtime.control.types import RunSpec
+from runtime.engine.request import Request
 from runtime.errors import EngineError
+from tests.fake_service import resolved_plan
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    made = build_record(
+    identity = Identity(
         execution_id=new_execution_id(),
         created_unix_ns=1_700_000_000_123_456_789,
         bundle={"name": "tiny", "digest": "b" * 64, "builder": "c" * 64},
@@ -30,13 +33,10 @@ def record(**changes: Any) -> dict[str, Any]:
         backend="reference",
         quantization="q8_0",
         compiler={"name": "gcc", "version": "12.2.0", "flags": ["-O2"]},
-        plan={"fields": {}},
-        plan_digest="e" * 64,
-        sampling={"seed": 7, "temperature": 0.0},
-        limits={"max_tokens": 3},
-        policy="default",
-        prompt="Olá mundo",
-        prompt_ids=[1, 2, 3],
+        hardware={"cpu_model": "made"},
+    )
+    plan = resolved_plan("tiny", sampling__seed=7)
+    result = Result(
         text="três",
         token_ids=[4, 5, 6],
         logits_digest="f" * 64,
@@ -44,8 +44,9 @@ def record(**changes: Any) -> dict[str, Any]:
         metrics={"tokens_total": 3, "tokens_per_sec": 10.5, "watts_avg": None},
         diagnostics={"unknown": {"watts_avg": "no meter"}},
         token_digests=["00" * 8] * 3,
-        hardware={"cpu_model": "made"},
     )
+    spec = RunSpec("tiny", Request.of_plan(plan, [1, 2, 3]), plan, "Olá mundo")
+    made = build_record(identity, spec, result)
     return made | changes
 
 

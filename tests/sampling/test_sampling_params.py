@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sampling_library import Chain, Library
 
-from runtime.engine.loop import _check_request
-from runtime.engine.sampling import BOUNDS, logit_bias_of, sampling_of, validated_sampling
-from runtime.engine.types import EngineLimits, Request, Sampling
+from runtime.engine.request import Request, check_request, logit_bias_of
+from runtime.engine.sampling import BOUNDS, sampling_of, validated_sampling
+from runtime.engine.types import Sampling
 from runtime.errors import EngineError
 
 
@@ -80,5 +80,5 @@ def test_a_wrong_logit_bias_is_refused(values: dict[object, object], code: str) 
 )
 def test_a_request_is_checked_before_it_shares_a_step_with_others(request_: Request) -> None:
     with pytest.raises(EngineError) as error:
-        _check_request(request_, EngineLimits(n_vocab=5, n_layers=1, context=8, slots=1, step_tokens=4))
+        check_request(request_, n_vocab=5, context=8)
     assert error.value.code == "invalid_request"

@@ -15,7 +15,8 @@ from runtime.cli import main
 from runtime.cli.run import run_request
 from runtime.cli.variants import Variants
 from runtime.engine.executable import Executable
-from runtime.engine.loop import Engine, request_of_plan
+from runtime.engine.loop import Engine
+from runtime.engine.request import Request
 from runtime.engine.tokenizer import Tokenizer
 from tests.tiny_models import write_llama
 
@@ -62,7 +63,7 @@ def test_times_of_ops_add_up_to_the_time_of_the_forward(tiny_plan: Path) -> None
 def test_a_conversation_has_the_times_of_each_answer_alone(tiny_plan: Path) -> None:
     bundle = Variants(str(tiny_plan), quiet=True).bundle(observability={"op_timing": True})
     engine = Engine(Executable.open(bundle, 1), Tokenizer.from_bundle(bundle))
-    request = replace(request_of_plan(bundle.plan, [1, 2, 3]), ignore_eos=True)
+    request = replace(Request.of_plan(bundle.plan, [1, 2, 3]), ignore_eos=True)
     try:
         for _ in range(3):
             metrics = run_request(engine, bundle.plan, request, stream=False, quiet=True).metrics

@@ -17,7 +17,8 @@ from runtime.cli.target import bundle_of
 from runtime.control.record import record_completion, reduce_content
 from runtime.control.records import RecordStore
 from runtime.control.replay import find_bundle, plan_document, replay
-from runtime.engine.loop import Engine, generate, request_of_plan
+from runtime.engine.loop import Engine, generate
+from runtime.engine.request import Request
 from runtime.engine.types import Sampling
 from runtime.errors import EngineError
 
@@ -31,7 +32,7 @@ def engine(tiny_plan: Path) -> Iterator[Engine]:
 
 def run(engine: Engine, **sampling: Any) -> dict[str, Any]:
     """The record of a short execution."""
-    request = request_of_plan(engine.plan, engine.tokenizer.encode("the answer is"))
+    request = Request.of_plan(engine.plan, engine.tokenizer.encode("the answer is"))
     request = replace(
         request, sampling=Sampling(**sampling), limits=replace(request.limits, max_tokens=12), ignore_eos=True
     )
