@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from runtime.api.endpoints import ENDPOINTS
-from runtime.api.errors import error_response
+from runtime.api.errors import Farewell, error_response
 from runtime.api.openapi import document
 from runtime.api.security import Gate
 from runtime.api.service import Service
@@ -67,9 +67,8 @@ async def _openapi(request: Request) -> Response:
 
 async def _engine_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineError)
-    if error.code in ("body_too_large", "body_timeout", "not_json"):
-        # The rest of the body is not read; the connection cannot be used again.
-        return error_response(error, headers={"Connection": "close"})
+    if getattr(request.state, "unread", False):
+        return Farewell(error)
     return error_response(error)
 
 
@@ -89,7 +88,7 @@ async def _client_left(request: Request, error: Exception) -> Response:
 
 
 async def _defect(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    log.error("%s %s failed", request.method, request.url.path[:200], exc_info=error)
     return error_response(
         EngineError("internal_error", "the server failed on this request", hint="its log says how")
     )

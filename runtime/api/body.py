@@ -43,6 +43,7 @@ async def read_json(request: Request, schema_name: str, *, max_bytes: int | None
     Errors: ``not_json`` (content type), ``body_too_large``, ``body_timeout``, ``overloaded``,
     ``invalid_json``, ``invalid_request`` and what :func:`check` raises.
     """
+    request.state.unread = True  # until the body is here; see :class:`runtime.api.errors.Farewell`
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json":
         # Also keeps a page in a browser from posting a form without asking first.
@@ -59,6 +60,7 @@ async def read_json(request: Request, schema_name: str, *, max_bytes: int | None
     body = bytearray()
     try:
         await _receive(request, service.intake, body, most)
+        request.state.unread = False
         request.state.body_bytes = len(body)
         if len(body) <= SMALL:
             return check(parse(bytes(body)), schema_name)

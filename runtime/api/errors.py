@@ -6,56 +6,14 @@ are added where there are any.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
+from runtime.api.statuses import status_of
 from runtime.errors import EngineError
-
-#: HTTP status by code. A code that is not here is the client's fault if it says ``invalid``
-#: or speaks of its prompt, otherwise the server's.
-STATUS = {
-    "invalid_request": 400,
-    "invalid_json": 400,
-    "invalid_plan": 400,
-    "unsupported_field": 400,
-    "unknown_field": 400,
-    "prompt_empty": 400,
-    "prompt_too_long": 400,
-    "token_out_of_range": 400,
-    "text_invalid": 400,
-    "context_exceeded": 400,
-    "ambiguous_model": 400,
-    "unknown_scheduler_policy": 400,
-    "no_energy_meter": 400,
-    "not_overridable": 400,
-    "unknown_model": 400,
-    "unauthorized": 401,
-    "host_not_allowed": 403,
-    "origin_not_allowed": 403,
-    "compile_not_allowed": 403,
-    "not_found": 404,
-    "run_not_found": 404,
-    "model_not_found": 404,
-    "bundle_not_served": 404,
-    "method_not_allowed": 405,
-    "body_timeout": 408,
-    "plan_not_compiled": 409,
-    "plan_served_already": 409,
-    "too_many_plans": 409,
-    "bundle_busy": 409,
-    "run_finished": 409,
-    "run_not_finished": 409,
-    "not_comparable": 409,
-    "body_too_large": 413,
-    "not_json": 415,
-    "queue_full": 429,
-    "loading": 503,
-    "shutting_down": 503,
-    "overloaded": 503,
-    "executor_failed": 503,
-    "records_unwritable": 503,
-}
 
 _TYPES = {
     401: "authentication_error",
@@ -66,16 +24,12 @@ _TYPES = {
     503: "unavailable_error",
 }
 
+#: How much more of a refused body is taken and thrown away, and for how many seconds.
+LINGER_BYTES = 64 << 20
+LINGER_SECONDS = 2.0
+
 #: Seconds a client is asked to wait where waiting helps.
 RETRY_AFTER = {429: 1, 503: 5}
-
-
-def status_of(error: EngineError) -> int:
-    """The HTTP status of an error."""
-    known = STATUS.get(error.code)
-    if known is not None:
-        return known
-    return 400 if error.code.startswith(("invalid_", "chat_", "template_", "messages_")) else 500
 
 
 def error_body(error: EngineError, *, path: str | None = None) -> dict[str, Any]:
@@ -116,3 +70,30 @@ def error_response(
     if status == 401:
         extra.setdefault("WWW-Authenticate", "Bearer")
     return JSONResponse(error_body(error, path=path), status, headers=extra)
+
+
+class Farewell(Response):
+    """The reply to a request whose body is not read; the connection is closed after it.
+
+    A connection closed on bytes that were not read is reset, and the client may lose the reply
+    with it. So the reply is sent first, and what the client still sends is thrown away for a while.
+    """
+
+    def __init__(self, error: EngineError) -> None:
+        reply = error_response(error, headers={"Connection": "close"})
+        super().__init__(bytes(reply.body), reply.status_code, dict(reply.headers))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        left = LINGER_BYTES
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

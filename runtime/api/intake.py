@@ -25,21 +25,22 @@ MAX_HELD_BYTES = 64 << 20
 
 
 class Intake:
-    """Bounded work off the event loop; called on the loop. ``waiting``: large requests not yet done."""
+    """Bounded work off the event loop; called on the loop. ``waiting``: large requests not yet
+    done; ``held``: bytes of bodies."""
 
     def __init__(self) -> None:
         self._light = ThreadPoolExecutor(4, thread_name_prefix="engine-request")
         self._heavy = ThreadPoolExecutor(1, thread_name_prefix="engine-large-request")
         self.waiting = 0
-        self._held = 0
+        self.held = 0
 
     def hold(self, size: int) -> None:
         """Counts bytes of a body that came (negative: were let go). Raises ``overloaded``."""
-        if size > 0 and self._held + size > MAX_HELD_BYTES:
+        if size > 0 and self.held + size > MAX_HELD_BYTES:
             raise EngineError(
-                "overloaded", f"bodies of {self._held} bytes are being read already", hint="try again later"
+                "overloaded", f"bodies of {self.held} bytes are being read already", hint="try again later"
             )
-        self._held += size
+        self.held += size
 
     async def work(self, size: int, task: Callable[[], T]) -> T:
         """The result of ``task`` for a request of ``size`` bytes, run off the loop. Raises what it

@@ -7,16 +7,24 @@ points there; the Host allow-list refuses such names, the Origin check refuses p
 from __future__ import annotations
 
 import hmac
+import re
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from runtime.api.errors import error_response
+from runtime.api.errors import Farewell
 from runtime.api.service import Settings
 from runtime.errors import EngineError
 
 #: Open even where a key is required: whoever restarts the server has no key.
 OPEN_PATHS = frozenset({"/health"})
+
+
+#: A name or IPv4 address, an IPv6 address in brackets, each with a port perhaps; or a bare IPv6 address.
+_HOST = re.compile(
+    r"(?:(?P<name>[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_.])?)|\[(?P<address>[0-9a-f:.]{2,45})\])(?::[0-9]{1,5})?"
+    r"|(?P<bare>[0-9a-f:.]{2,45})"
+)
 
 
 class Gate:
@@ -38,8 +46,7 @@ class Gate:
             return
         error = self._refusal(Headers(scope=scope), scope["path"])
         if error is not None:
-            # The body is not read, so the connection cannot be used again.
-            await error_response(error, headers={"Connection": "close"})(scope, receive, send)
+            await Farewell(error)(scope, receive, send)
             return
         self._inside += 1
         try:
@@ -92,8 +99,7 @@ class Gate:
 
 
 def host_name(header: str) -> str:
-    """The name in a Host header, without port and brackets, in lower case."""
-    text = header.strip().lower()
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    return text.rpartition(":")[0] if text.count(":") == 1 else text
+    """The name in a Host header, without port and brackets, in lower case; empty where it is no
+    ``name[:port]`` (user names, paths and other ports than numbers are none)."""
+    found = _HOST.fullmatch(header.strip().lower())
+    return "" if found is None else found["name"] or found["address"] or found["bare"]

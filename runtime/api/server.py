@@ -12,16 +12,22 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from runtime.api.app import create_app
+from runtime.api.errors import error_response
 from runtime.api.service import Service
 from runtime.errors import EXIT_MACHINE, EngineError
 
 log = logging.getLogger("engine.server")
+
+_SILENT = logging.getLogger("engine.http")
+_SILENT.setLevel(logging.ERROR)
 
 #: Connections at once, and seconds one may stay without a complete request.
 MAX_CONNECTIONS = 1024
@@ -30,8 +36,29 @@ IDLE_SECONDS = 60.0
 MAX_HEAD_BYTES = 32 << 10
 
 
+class _Connection(h11.Connection):
+    """h11's server side with a bound on heads that came whole as well; ``fault`` is what was wrong."""
+
+    fault: h11.RemoteProtocolError | None = None
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, MAX_HEAD_BYTES)
+
+    def next_event(self) -> Any:
+        try:
+            event = super().next_event()
+            if isinstance(event, h11.Request):
+                size = len(event.target) + sum(len(key) + len(value) + 4 for key, value in event.headers)
+                if size > MAX_HEAD_BYTES:
+                    raise h11.RemoteProtocolError("the head is too large", error_status_hint=431)
+            return event
+        except h11.RemoteProtocolError as fault:
+            self.fault = fault
+            raise
+
+
 class BoundedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with a bound on connections and on the time until a request is complete.
+    """uvicorn's HTTP/1.1 with a bound on connections, on heads and on the time until a request is complete.
 
     A connection beyond the bound is closed at once: it costs a descriptor, and whoever
     opens so many does not read what is written to them.
@@ -40,6 +67,32 @@ class BoundedProtocol(H11Protocol):
     open_connections = 0
     _timer: asyncio.TimerHandle | None = None
     _counted = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn: _Connection = _Connection()
+        self.logger = _SILENT  # what strangers send is answered, not logged line by line
+
+    def send_400_response(self, msg: str) -> None:
+        """The reply to what is no HTTP, in the one shape of errors."""
+        fault = self.conn.fault
+        if fault is not None and fault.error_status_hint == 431:
+            error = EngineError(
+                "head_too_large",
+                "the head of the request is too large",
+                allowed=f"at most {MAX_HEAD_BYTES} bytes",
+            )
+        else:
+            error = EngineError("invalid_http", f"the request is not HTTP/1.1: {fault or msg}"[:200])
+        reply = error_response(error, headers={"Connection": "close"})
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # a reply is under way
+            self.transport.close()
+            return
+        head = h11.Response(status_code=reply.status_code, headers=reply.raw_headers)
+        with suppress(h11.LocalProtocolError):  # HEAD takes no data
+            for event in (head, h11.Data(data=bytes(reply.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -103,7 +156,6 @@ class Server:
             access_log=False,
             server_header=False,
             timeout_keep_alive=30,
-            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             backlog=512,
         )
         self._uvicorn = _Uvicorn(config)
