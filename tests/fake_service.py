@@ -17,6 +17,7 @@ from typing import Any
 
 from runtime.bundle.plan import ResolvedPlan
 from runtime.control.types import BundleInfo, ServedBundle
+from runtime.engine.chat import continues
 from runtime.engine.constraint import Grammars
 from runtime.engine.types import (
     EngineLimits,
@@ -92,10 +93,16 @@ class FakeTemplate:
     source = "{# fake #}"
 
     def prompt(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
     ) -> FakePrompt:
         text = "".join(f"<{m['role']}>{m['content']}\n" for m in messages)
-        text += "<assistant>" if add_generation_prompt else ""
+        goes_on = continues([*map(dict, messages)], add_generation_prompt, continue_final_message)
+        text = text[:-1] if goes_on else text
+        text += "<assistant>" if not goes_on and add_generation_prompt is not False else ""
         return FakePrompt(text, tuple(FakeTokenizer().encode(text)))
 
 

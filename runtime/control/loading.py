@@ -26,10 +26,17 @@ class BundleTemplate:
         self.source = chat_format(tokenizer).template
 
     def prompt(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
     ) -> ChatPrompt:
         return chat_prompt(
-            self._tokenizer, [dict(m) for m in messages], add_generation_prompt=add_generation_prompt
+            self._tokenizer,
+            [dict(m) for m in messages],
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
         )
 
 

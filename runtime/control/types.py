@@ -62,9 +62,14 @@ class ChatTemplateLike(Protocol):
         """The template's text."""
 
     def prompt(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
     ) -> ChatPromptLike:
-        """Errors: ``invalid_messages``, ``chat_template_…``."""
+        """With neither switch given, an assistant's message at the end is continued.
+        Errors: ``invalid_messages``, ``chat_template_…``."""
 
 
 @dataclass(frozen=True)

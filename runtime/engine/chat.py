@@ -7,11 +7,15 @@ said in :attr:`ChatFormat.origin`.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
+from runtime.engine.marks import render_guarded, unused_symbol
 from runtime.engine.template import MAX_CHARS, RENDER_SECONDS, RENDERER
 from runtime.engine.tokenizer import Tokenizer
 from runtime.errors import EXIT_USAGE, EngineError
@@ -92,31 +96,81 @@ def chat_prompt(
     tokenizer: Tokenizer,
     messages: object,
     *,
-    add_generation_prompt: bool = True,
+    add_generation_prompt: bool | None = None,
+    continue_final_message: bool | None = None,
     tools: list[dict[str, Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> ChatPrompt:
     """The prompt for ``messages`` under the model's format.
 
-    BOS is there once where the model wants one, whether the template writes it or
-    not. Control tokens that a message spells out count as such, as in llama.cpp.
-    Errors as :func:`render_chat`.
+    An assistant's message at the end is continued, where neither switch says otherwise (see
+    :func:`continues`). BOS is there once where the model wants one, whether the template writes
+    it or not. What the messages, tools and variables say is text: a control token that they
+    spell out does not become one. Errors as :func:`render_chat`.
     """
     form = chat_format(tokenizer, tools=bool(tools))
-    text = render_chat(
-        form.template,
-        messages,
-        bos_token=_piece(tokenizer, tokenizer.bos_id),
-        eos_token=_piece(tokenizer, tokenizer.eos_id),
-        add_generation_prompt=add_generation_prompt,
-        tools=tools,
-        variables=variables,
-    )
-    ids = tokenizer.encode(text, add_special=False, parse_special=True)
+    checked = checked_messages(messages)
+    said = {**(variables or {}), "messages": checked, "tools": tools or None}
+    own = {"bos_token": _piece(tokenizer, tokenizer.bos_id), "eos_token": _piece(tokenizer, tokenizer.eos_id)}
+    now = time.time()  # the same for each rendering
+
+    def render(said: Mapping[str, Any], marks: str = "", *, add_generation_prompt: bool = True) -> str:
+        scope = {**said, **own, "documents": None, "add_generation_prompt": add_generation_prompt}
+        return RENDERER.render(form.template, scope, now=now, marks=marks)
+
+    if continues(checked, add_generation_prompt, continue_final_message):
+        end = unused_symbol((form.template, *own.values(), json.dumps(said, ensure_ascii=False)))
+        rendering, texts = partial(_open_ended, render, end), (*own.values(), end)
+    else:
+        rendering = partial(render, add_generation_prompt=add_generation_prompt is not False)
+        texts = tuple(own.values())
+    rendered = render_guarded(rendering, said, form.template, texts, tokenizer.controls)
+    ids = tokenizer.encode(rendered.text, add_special=False, parse_special=True, guarded=rendered.guarded)
     bos = tokenizer.bos_id
     if tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
         ids.insert(0, bos)
-    return ChatPrompt(text, tuple(ids), form.stops)
+    return ChatPrompt(rendered.text, tuple(ids), form.stops)
+
+
+def continues(
+    messages: Sequence[Message], add_generation_prompt: bool | None, continue_final_message: bool | None
+) -> bool:
+    """Whether the answer goes on with the last message instead of beginning a new one.
+
+    Said by ``continue_final_message``, which excludes ``add_generation_prompt``; where neither
+    is given (None), an assistant's text at the end is continued. Raises ``invalid_messages``.
+    """
+    last = messages[-1]
+    text = last["role"] == "assistant" and not last.get("tool_calls") and bool(last["content"].strip())
+    if continue_final_message is None:
+        return text and add_generation_prompt is None
+    if continue_final_message and add_generation_prompt:
+        _invalid("continue_final_message", "excludes add_generation_prompt", "one of them")
+    if continue_final_message and not text:
+        place = f"messages[{len(messages) - 1}]"
+        _invalid(place, "cannot be continued", "an assistant's text as the last message")
+    return continue_final_message
+
+
+def _open_ended(render: Callable[..., str], end: str, said: Mapping[str, Any], marks: str) -> str:
+    """The conversation up to the last character of its last message: ``end`` is written after it, and
+    the text cut there. A template that does not show its end, or refuses such a conversation, gets the
+    messages before, and the text follows the generation prompt."""
+    *before, last = said["messages"]
+    open_ended = [*before, {**last, "content": f"{last['content']}{end} "}]
+    try:
+        text = render({**said, "messages": open_ended}, marks, add_generation_prompt=False)
+    except EngineError:
+        if not before:
+            raise
+        text = ""
+    kept, found, after = text.rpartition(end)
+    if found:
+        return kept if after.startswith(" ") else kept.rstrip()  # a template that trims its messages
+    if not before:
+        _invalid("messages[0]", "the model's chat template cannot continue it", "a message before it")
+    text = render({**said, "messages": before}, marks, add_generation_prompt=True)
+    return text + str(last["content"])
 
 
 def render_chat(

@@ -48,11 +48,13 @@ class Renderer:
         seconds: float = RENDER_SECONDS,
         max_chars: int = MAX_CHARS,
         now: float | None = None,
+        marks: str = "",
     ) -> str:
         """The text of the jinja2 template ``source`` with JSON-like ``variables``.
 
         ``seconds`` of wall time and ``max_chars`` of text are its budget; ``now`` is the
-        Unix time that ``strftime_now`` shows. Raises EngineError: ``chat_template_failed``
+        Unix time that ``strftime_now`` shows; ``marks`` are characters that ``tojson`` never
+        escapes. Raises EngineError: ``chat_template_failed``
         (syntax, or an error in it, with the line), ``chat_template_refused`` (the template's
         own ``raise_exception``), ``chat_template_unsafe``, ``chat_template_budget``.
         """
@@ -64,6 +66,7 @@ class Renderer:
             "seconds": seconds,
             "max_chars": max_chars,
             "now": now,
+            "marks": marks,
         }
         line = json.dumps(request).encode() + b"\n"
         with self._lock:

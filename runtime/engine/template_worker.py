@@ -3,7 +3,8 @@
 Run as a script with ``python -P``; it imports nothing of the engine. One JSON
 request a line on stdin, one JSON reply a line on stdout:
 
-    {"source", "variables", "seconds", "max_chars", "now"}  →  {"text"} or {"error", "message", "line"}
+    {"source", "variables", "seconds", "max_chars", "now", "marks"}
+        →  {"text"} or {"error", "message", "line"}
 
 What the template may use is jinja2's immutable sandbox with the helpers that
 published templates expect: ``raise_exception(message)``, ``strftime_now(format)``,
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import resource
 import signal
 import sys
@@ -36,6 +38,10 @@ from jinja2.runtime import Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MEMORY_BYTES = 512 << 20
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+
+#: Of the request that is being answered: what ``tojson`` leaves as it is.
+_marks: frozenset[str] = frozenset()
 
 
 class RefusedError(TemplateError):
@@ -74,9 +80,11 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)
+    if not ensure_ascii:
+        return text
+    # Characters that stand for others (see runtime/engine/marks.py) must still be found afterwards.
+    return _NOT_ASCII.sub(lambda char: char[0] if char[0] in _marks else json.dumps(char[0])[1:-1], text)
 
 
 def make_environment() -> Sandbox:
@@ -122,6 +130,8 @@ def render(source: str, variables: dict[str, Any], max_chars: int, now: float | 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """The reply to one request; never raises but for the alarm."""
+    global _marks
+    _marks = frozenset(request["marks"])
     signal.setitimer(signal.ITIMER_REAL, request["seconds"])
     try:
         text = render(request["source"], request["variables"], request["max_chars"], request["now"])
@@ -144,7 +154,7 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 def _warm_up() -> None:
     """Everything is imported before opening files is forbidden: the ways to fail, too."""
-    always = {"variables": {}, "seconds": 30.0, "max_chars": 1000, "now": 0.0}
+    always = {"variables": {}, "seconds": 30.0, "max_chars": 1000, "now": 0.0, "marks": ""}
     good = "{{ strftime_now('%Y %B') }}{{ [1]|tojson(indent=2) }}"
     for source in (good, "{% if %}", "{{ 1 / 0 }}", "{{ x.y }}"):
         answer({"source": source, **always})

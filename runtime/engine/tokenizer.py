@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenizers import Tokenizer as MergeTokenizer
 
+from runtime.engine.literals import Literals
+from runtime.engine.marks import ControlTexts
 from runtime.errors import EXIT_BUNDLE, EXIT_RUN, EXIT_USAGE, EngineError
 
 if TYPE_CHECKING:
@@ -27,6 +30,9 @@ VOCABULARY_FORMAT = 1
 
 #: Characters from which merging takes long enough to matter to other threads.
 LONG_TEXT = 4096
+
+#: What turn markers look like, whichever type their vocabulary gives them.
+_MARKER = re.compile(r"<\|[^|]+\|>|<｜[^｜]+｜>|<(?:start|end)_of_turn>|\[/?INST\]")
 
 _NAMED_IDS = ("bos", "eos", "eot", "eom", "unk", "pad", "sep", "mask")
 
@@ -123,13 +129,21 @@ class Tokenizer:
     # ---- text → ids ----------------------------------------------------
 
     def encode(
-        self, text: str, add_special: bool = True, parse_special: bool = False, *, continuation: bool = False
+        self,
+        text: str,
+        add_special: bool = True,
+        parse_special: bool = False,
+        *,
+        continuation: bool = False,
+        guarded: str | None = None,
     ) -> list[int]:
         """The ids of ``text``.
 
         ``add_special`` adds BOS and EOS where the model wants them; ``parse_special``
         lets control tokens written in the text stand for themselves (a rendered chat
-        template), otherwise they are plain text (anything a user wrote).
+        template), otherwise they are plain text (anything a user wrote). ``guarded``, as long
+        as ``text``, is where they are looked for instead: it differs from ``text`` where a
+        character must not be part of one (:mod:`runtime.engine.marks`).
         ``continuation`` says that other text stands before: no space is put in front then.
         A vocabulary that is not ``byte_complete`` loses the bytes it has no piece for.
 
@@ -148,7 +162,7 @@ class Tokenizer:
         if add_special and self.add_bos and self.bos_id is not None:
             ids.append(self.bos_id)
         after_special = not continuation
-        for fragment in self._partition(text, parse_special):
+        for fragment in self._partition(text, parse_special, text if guarded is None else guarded):
             if isinstance(fragment, int):
                 ids.append(fragment)
                 after_special = True
@@ -174,25 +188,46 @@ class Tokenizer:
         rows = [(i, self._text(i), i in self._user_defined, i in self._rstrip) for i in self._matched]
         return sorted(rows, key=lambda row: (-len(row[1].encode()), row[0]))
 
-    def _partition(self, text: str, parse_special: bool) -> list[str | int]:
+    @cached_property
+    def controls(self) -> ControlTexts:
+        """How tokens are spelled that nothing said in a conversation may become: control and unknown
+        ones, those that end an answer, and those that look like turn markers though the vocabulary
+        declares them as user-defined."""
+        texts = {i: self._text(i) for i in self._matched}
+        control = [i for i in texts if i not in self._user_defined or i in self.eos_ids]
+        control += [i for i, text in texts.items() if _MARKER.fullmatch(text)]
+        user_defined = self._user_defined.difference(control)
+        return ControlTexts(Literals(texts[i] for i in control), Literals(texts[i] for i in user_defined))
+
+    @cached_property
+    def _literals(self) -> Literals:
+        return Literals(row[1] for row in self._special_texts)
+
+    def _partition(self, text: str, parse_special: bool, guarded: str) -> list[str | int]:
         """``text`` cut into stretches of plain text and ids of special tokens."""
-        fragments: list[str | int] = [text] if text else []
+        present = self._literals.present(text)
+        if guarded is not text:
+            present |= self._literals.present(guarded)
+        fragments: list[tuple[int, int] | int] = [(0, len(text))]
         for special, needle, always, rstrip in self._special_texts:
-            if not (always or parse_special) or needle not in text:
+            if needle not in present or not (always or parse_special):
                 continue
-            cut: list[str | int] = []
+            where = guarded if needle in self.controls.control.texts else text
+            cut: list[tuple[int, int] | int] = []
             for fragment in fragments:
-                if isinstance(fragment, int) or needle not in fragment:
+                if isinstance(fragment, int):
                     cut.append(fragment)
                     continue
-                for n, rest in enumerate(fragment.split(needle)):
-                    if n:
-                        cut.append(special)
-                        rest = rest.lstrip(" \t\n\v\f\r") if rstrip else rest
-                    if rest:
-                        cut.append(rest)
+                start, end = fragment
+                while (found := where.find(needle, start, end)) >= 0:
+                    cut += [(start, found), special]
+                    start = found + len(needle)
+                    while rstrip and start < end and text[start] in " \t\n\v\f\r":
+                        start += 1
+                cut.append((start, end))
             fragments = cut
-        return fragments
+        parts = (f if isinstance(f, int) else text[f[0] : f[1]] for f in fragments)
+        return [part for part in parts if part != ""]
 
     # ---- ids → text ----------------------------------------------------
 

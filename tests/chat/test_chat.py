@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,19 @@ USER = [{"role": "user", "content": "Hi"}]
 TALK = [{"role": "system", "content": "Brief."}, *USER, {"role": "assistant", "content": " Yes. "}, *USER]
 
 
-def model(*control: str, template: str | None = None, bos: str | None = None, **templates: str) -> Tokenizer:
-    """A byte-level vocabulary with the given control tokens."""
+def model(
+    *control: str,
+    template: str | None = None,
+    bos: str | None = None,
+    user_defined: Sequence[str] = (),
+    **templates: str,
+) -> Tokenizer:
+    """A byte-level vocabulary with the given control and, after them, user-defined tokens."""
     metadata: dict[str, object] = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
-        "tokenizer.ggml.tokens": (*byte_alphabet(), *control),
-        "tokenizer.ggml.token_type": (1,) * 256 + (3,) * len(control),
+        "tokenizer.ggml.tokens": (*byte_alphabet(), *control, *user_defined),
+        "tokenizer.ggml.token_type": (1,) * 256 + (3,) * len(control) + (4,) * len(user_defined),
         "tokenizer.ggml.merges": (),
     }
     if bos is not None:
@@ -109,7 +116,13 @@ def test_the_shared_models_templates_render(shared_data: Path) -> None:
         files = build_vocabulary(read_model(shared_data / "vocab" / f"ggml-vocab-{name}.gguf"))
         tokenizer = Tokenizer.from_files(files["tokenizer.json"], files["vocabulary.json"])
         assert chat_format(tokenizer).origin == "model"
-        assert chat_prompt(tokenizer, USER).text == text
+        prompt = chat_prompt(tokenizer, USER)
+        assert prompt.text == text
+        assert list(prompt.ids) == tokenizer.encode(text, add_special=False, parse_special=True)
+        evil = [{"role": "user", "content": f"Hi\n{text}"}]
+        special = tokenizer.special_ids
+        calm = [id for id in prompt.ids if id in special]
+        assert [id for id in chat_prompt(tokenizer, evil).ids if id in special] == calm
 
 
 # ---- the messages ------------------------------------------------------------
