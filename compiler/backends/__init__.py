@@ -8,13 +8,16 @@ is a :class:`Backend`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 
 from compiler.kernels import PACKED_HEADERS, Kernel
 from runtime.errors import EXIT_MACHINE, EXIT_PLAN, EngineError
 
 GROUP = "engine.backends"
+
+#: What the name of a backend ends with whose instruction set is emulated.
+EMULATED = "_emulated"
 
 #: Flags every backend is compiled with. Contraction would round differently from one
 #: compiler to the next; every fma in the sources is written as one.
@@ -41,6 +44,20 @@ COMMON_SOURCES: tuple[str, ...] = (
 
 
 @dataclass(frozen=True)
+class Emulation:
+    """What stands in for an instruction set, to prove kernels on CPUs that lack it: slow, with equal bits.
+
+    ``features``  CPU features that are then not needed.
+    ``without``   compiler flags that are left away.
+    ``flags``     compiler flags that come instead.
+    """
+
+    features: tuple[str, ...]
+    without: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Backend:
     """One kernel set.
 
@@ -51,6 +68,7 @@ class Backend:
     ``ldflags``       linker flags.
     ``sources``       files under ``kernels_c``, included in this order in one translation unit.
     ``kernels``       its rows of the registry.
+    ``emulation``     how it runs where the CPU lacks its instructions, for tests; None: not at all.
     """
 
     name: str
@@ -60,6 +78,22 @@ class Backend:
     ldflags: tuple[str, ...]
     sources: tuple[str, ...]
     kernels: tuple[Kernel, ...]
+    emulation: Emulation | None = None
+
+    def emulated(self) -> Backend:
+        """The same kernels over emulated instructions: a backend of its own name, so that whatever it
+        computed says so. ValueError if there is no emulation."""
+        if self.emulation is None:
+            raise ValueError(f"{self.name} has no emulation")
+        kept = tuple(flag for flag in self.cflags if flag not in self.emulation.without)
+        return replace(
+            self,
+            name=self.name + EMULATED,
+            summary=f"{self.name} with {', '.join(self.emulation.features)} emulated, for tests",
+            cpu_features=tuple(f for f in self.cpu_features if f not in self.emulation.features),
+            cflags=(*kept, *self.emulation.flags),
+            emulation=None,
+        )
 
     def kernel(self, op: str, fmt: str | None = None, name: str | None = None) -> Kernel:
         """The row of (op, format), or of ``name`` among them. KeyError if the backend has none."""
@@ -84,12 +118,17 @@ def available() -> dict[str, EntryPoint]:
 
 
 def get(name: str) -> Backend:
-    """The backend called ``name``.
+    """The backend called ``name``; with ``_emulated`` behind the name of one that has an emulation, that.
 
     Raises EngineError ``backend_unknown`` if none is installed under that name,
     ``backend_invalid`` if what is installed cannot be loaded or is no backend.
     """
     points = available()
+    plain = name.removesuffix(EMULATED)
+    if name not in points and plain != name and plain in points:
+        backend = get(plain)
+        if backend.emulation is not None:
+            return backend.emulated()
     if name not in points:
         raise EngineError(
             "backend_unknown",
@@ -118,6 +157,24 @@ def get(name: str) -> Backend:
     return backend
 
 
+def emulation_of(name: str) -> Backend:
+    """The backend called ``name`` with its instruction set emulated.
+
+    Raises as :func:`get`, and ``no_emulation`` where it has none.
+    """
+    backend = get(name)
+    if backend.emulation is None:
+        can = [other for other in available() if get(other).emulation is not None]
+        raise EngineError(
+            "no_emulation",
+            f"{name} has no emulated instructions",
+            path="backend",
+            allowed=", ".join(can),
+            exit_code=EXIT_PLAN,
+        )
+    return backend.emulated()
+
+
 def runnable(name: str) -> Backend:
     """The backend called ``name``, for code that is run here and now.
 
@@ -125,10 +182,12 @@ def runnable(name: str) -> Backend:
     """
     backend = get(name)
     if missing := backend.missing_features(cpu_features()):
+        without = f"{name}{EMULATED} runs its kernels without, slowly, for tests"
         raise EngineError(
             "unsupported_cpu",
             f"{name} needs {', '.join(missing)}, which this CPU lacks",
             path="backend",
+            hint=without if backend.emulation else None,
             exit_code=EXIT_MACHINE,
         )
     return backend

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from compiler.formats.parts.panels import block_panel, chunks, in_pairs, paired_bytes
+from compiler.formats.parts.panels import block_panel, chunks, in_pairs, paired_bytes, vnni_panel
 from compiler.formats.parts.record import PANEL_ROWS, Bytes, Floats, Format
 from compiler.formats.parts.scales import (
     ZERO,
@@ -151,6 +151,7 @@ FORMAT = Format(
     panels=MappingProxyType(
         {
             "avx2": block_panel("q6_k", "avx2", tokens=4, k_block=256),
+            "avxvnni": vnni_panel("q6_k", k_block=256),
             "avx512": block_panel("q6_k", "avx512", tokens=8, k_block=256),
         }
     ),

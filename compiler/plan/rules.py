@@ -18,7 +18,7 @@ from runtime.bundle.spelling import did_you_mean, nearest
 from runtime.errors import EXIT_PLAN, EngineError
 
 #: The backends of this project, known even where it runs from a checkout.
-BUILT_IN_BACKENDS = ("reference", "cpu_avx2", "cpu_avx512vnni")
+BUILT_IN_BACKENDS = ("reference", "cpu_avx2", "cpu_avxvnni", "cpu_avx512vnni")
 
 
 def registered_backends() -> tuple[str, ...]:
@@ -27,11 +27,21 @@ def registered_backends() -> tuple[str, ...]:
     return (*BUILT_IN_BACKENDS, *sorted(added - set(BUILT_IN_BACKENDS)))
 
 
+def _is_emulation(name: str) -> bool:
+    """Whether ``name`` is a backend with its instruction set emulated."""
+    from compiler import backends
+
+    try:
+        return name.endswith(backends.EMULATED) and backends.get(name).name == name
+    except EngineError:
+        return False
+
+
 def declared_faults(values: Mapping[str, Any], machine: Machine | None) -> list[EngineError]:
     """Faults between declared values, by path; ``machine`` None leaves the machine out of it."""
     faults = check_together(values, machine.has_energy_meter if machine is not None else None)
     backend, known = values.get("backend"), registered_backends()
-    if backend is not None and backend not in known:
+    if backend is not None and backend not in known and not _is_emulation(backend):
         faults.append(
             plan_error(
                 "unknown_backend",

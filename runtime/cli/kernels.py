@@ -58,9 +58,13 @@ def check(
     backend: Backend = "cpu_avx2",
     cases: Annotated[int, typer.Option(min=1, max=10_000_000, help="Cases a format.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Case i has the seed SEED + i.")] = 1,
+    emulate: Annotated[
+        bool, typer.Option("--emulate", help="Emulate the instructions that this CPU may lack.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run kernels against their scalar reference, bit for bit, on random and pathological inputs."""
+    from compiler.backends import emulation_of
     from compiler.kernel_check import CHECKS, check_kernels
     from runtime.errors import EXIT_USAGE, EngineError
 
@@ -72,6 +76,8 @@ def check(
             allowed=", ".join(CHECKS),
             exit_code=EXIT_USAGE,
         )
+    if emulate:
+        backend = emulation_of(backend).name
     note(f"building the check of {backend}; seed {seed}")
     results = check_kernels(backend, cases, seed, ops or ())
     if as_json:

@@ -29,6 +29,9 @@ def verify(
     reference_tokens: Annotated[
         int, typer.Option(min=2, help="… on the reference backend, which is slow; the rest is not run there.")
     ] = 48,
+    emulate: Annotated[
+        bool, typer.Option("--emulate", help="Also emulate the backends that this CPU cannot run.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compute one sequence in every way that must not matter, and compare the logits bit for bit.
@@ -38,7 +41,8 @@ def verify(
     """
     from runtime.control.verify import disagreements, grid
 
-    made = _backends(plan, backends, threads, _numbers(chunks, "--chunks"), tokens, reference_tokens)
+    chosen = backends.split(",") if backends else _usable(emulate)
+    made = _backends(plan, chosen, threads, _numbers(chunks, "--chunks"), tokens, reference_tokens)
     total = sum(len(backend.ways) for backend in made)
     cells: list[Cell] = []
     for cell in grid(made):
@@ -62,13 +66,13 @@ def verify(
 
 def _backends(
     plan: str,
-    names: str | None,
+    chosen: list[str],
     threads: str | None,
     chunks: list[int],
     tokens: int,
     reference_tokens: int,
 ) -> list[Backend]:
-    from compiler.backends import available, get
+    from compiler.backends import get
     from runtime.bundle.machine import Machine
     from runtime.cli.variants import Variants
     from runtime.control.verify import Backend, Workload, ways
@@ -76,10 +80,6 @@ def _backends(
 
     machine = Machine.probe()
     variants = Variants(plan)
-    usable = [
-        name for name in available() if _offers(name) and not get(name).missing_features(machine.features)
-    ]
-    chosen = names.split(",") if names else usable
     counts = _numbers(threads, "--threads") if threads else sorted({1, max(2, len(machine.cpus))})
     made = []
     for name in chosen:
@@ -96,6 +96,20 @@ def _backends(
             )
         )
     return made
+
+
+def _usable(emulate: bool) -> list[str]:
+    """Names of the backends that this CPU can run; with ``emulate``, of the emulations of the others too."""
+    from compiler.backends import available, cpu_features, get
+
+    cpu = cpu_features()
+    names = []
+    for backend in (get(name) for name in available() if _offers(name)):
+        if not backend.missing_features(cpu):
+            names.append(backend.name)
+        elif emulate and backend.emulation and not backend.emulated().missing_features(cpu):
+            names.append(backend.emulated().name)
+    return names
 
 
 def _offers(name: str) -> bool:

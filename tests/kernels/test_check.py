@@ -49,7 +49,7 @@ def test_every_kernel_equals_its_reference(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", simd_backends())
 def test_kernels_are_clean_under_sanitizers(name: str, tmp_path: Path) -> None:
-    flags = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     program = build_program([REFERENCE, backends.get(name)], tmp_path, extra=flags)
     assert all(r["failures"] == 0 for r in run(program, name, 300).values())
 

@@ -33,13 +33,17 @@ def test_every_kernel_of_every_backend_is_in_it() -> None:
 
 @pytest.mark.parametrize("backend", own_backends()[1:], ids=lambda backend: backend.name)
 def test_tiles_are_those_of_the_kernels(backend: Backend) -> None:
-    texts = [(PAGE.parents[1] / "kernels_c" / name).read_text("utf-8") for name in backend.sources]
-    tokens = {name: int(n) for text in texts for name, n in re.findall(r"#define (\w+)_TOKENS (\d+)", text)}
     panels = [row for row in backend.kernels if row.op == "panel"]
     assert len(panels) == len(FORMATS)
     for row in panels:
-        kind = str(row.format).upper() if FORMATS[str(row.format)].group else "FLOAT"
-        assert row.tile == (16, tokens[kind])
+        format = FORMATS[str(row.format)]
+        panels_of_it = (p for p in format.panels.values() if (p.template, p.tile) == (row.template, row.tile))
+        (source,) = {panel.source for panel in panels_of_it}
+        if not format.group:
+            (source,) = (name for name in backend.sources if name.startswith("simd/tiles_"))
+        assert source in backend.sources
+        text = (PAGE.parents[1] / "kernels_c" / source).read_text("utf-8")
+        assert re.findall(r"#define \w+_TOKENS (\d+)", text) == [str(row.tile[1])]
 
 
 def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:

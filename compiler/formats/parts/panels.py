@@ -81,6 +81,11 @@ def float_format(
     )
 
 
-def block_panel(name: str, isa: str, tokens: int, k_block: int) -> Panel:
-    """The panel kernel of a format of blocks, in ``simd/<name>_<isa>.c``."""
-    return Panel(f"simd/{name}_{isa}.c", "simd/panel_blocks.c.j2", (PANEL_ROWS, tokens), k_block)
+def block_panel(name: str, isa: str, tokens: int, k_block: int, caller: str = "panel_blocks") -> Panel:
+    """The panel kernel of a format of blocks, in ``simd/<name>_<isa>.c``; ``simd/<caller>.c.j2`` calls it."""
+    return Panel(f"simd/{name}_{isa}.c", f"simd/{caller}.c.j2", (PANEL_ROWS, tokens), k_block)
+
+
+def vnni_panel(name: str, k_block: int) -> Panel:
+    """The panel kernel of a format of blocks with 256-bit VNNI, in ``simd/<name>_avxvnni.c``."""
+    return block_panel(name, "avxvnni", 6, k_block, "panel_blocks_vnni")
