@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from compiler.emit.timers import matrices, op_label
-from compiler.formats import FORMATS, packed_bytes
+from compiler.emit.timers import op_label
+from compiler.formats import FORMATS, PANEL_ROWS, packed_bytes
 from compiler.graph import Graph, Node
-from compiler.ops import weight_shape
+from compiler.ops import matrices, spec, weight_shape
 from compiler.passes.memory import used_experts
 
 #: Bytes of one element of the KV cache, its share of the scales left out.
@@ -94,7 +94,7 @@ def _added(costs: Iterator[OpCost]) -> Iterator[OpCost]:
 
 def _node_costs(graph: Graph, node: Node, kv_cache: str) -> Iterator[OpCost]:
     label = op_label(node)
-    if node.op == "attention":
+    if spec(node).cost == "positions":
         heads, kv_heads = int(node.attrs["heads"]), int(node.attrs["kv_heads"])
         width = int(node.attrs["head_dim"]) + int(node.attrs["head_dim_v"])
         scales = 2 * 4 * kv_heads if kv_cache == "q8_0" else 0
@@ -107,8 +107,8 @@ def _node_costs(graph: Graph, node: Node, kv_cache: str) -> Iterator[OpCost]:
         shape, format = weight_shape(graph.weights, ref), graph.weights[ref.name].type
         *_, height, k = shape
         bits = FORMATS[format].code_bits
-        if node.op == "embed":
-            row = packed_bytes(format, 16, k) // 16
+        if spec(node).cost == "lookup":
+            row = packed_bytes(format, PANEL_ROWS, k) // PANEL_ROWS
             yield OpCost(label, format, rows, 0, row, packed_bytes(format, height, k), bits)
             continue
         used, there = (used_experts(graph), shape[0]) if len(shape) == 3 else (1, 1)

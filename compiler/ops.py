@@ -12,25 +12,72 @@ weight), by ``heads`` (sequence x KV head x query tile), or ``none`` (a view).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from compiler.graph import Graph, Node, Ref, ValueType, Weight
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2", "sigmoid", "tanh")
+#: Ops that passes make of nothing but others' results.
+SLICE, QUANTIZE = "slice", "quantize"
 QUANTIZED = {"q256": 256, "q32": 32}
+
+
+#: ``infer(node, types of its inputs, shapes of its weights)``
+Infer = Callable[[Node, list[ValueType], list[tuple[int, ...]]], ValueType]
 
 
 @dataclass(frozen=True)
 class OpSpec:
-    """Arity, attributes with their types, and how a result type follows from the inputs."""
+    """An op, whole: what it takes and gives, and all that passes, costs, timers and emission ask of it.
+
+    ``inputs``, ``weights``  how many: a number, the numbers allowed, or (least, most).
+    ``attrs``        attributes with their types.
+    ``infer``        how the result's type follows from the inputs; raises where they do not fit.
+    ``partition``    how threads share it, see above.
+    ``in_place``     the input whose buffer the result may take over.
+    ``matrices``     how many of its first weights are stored as panels; the others are vectors.
+    ``segments``     its matrices' rows stand one after the other in the result (else they share columns),
+                     and several of one input become one.
+    ``cost``         what it reads and multiplies: ``product`` (its matrices), ``lookup`` (a row of one),
+                     ``positions`` (what its state holds), or nothing worth counting.
+    ``shared_activations``  its first input meets the weights: quantized once for all such readers.
+    ``residual``     the input that is added when a panel is stored, where there is one.
+    ``epilogue``     what it is to a product that takes it in: its ``bias``, ``gate`` or ``residual``.
+    ``epilogues``    epilogue → the op that this product becomes with it.
+    ``alone``        what it becomes without any.
+    ``crosses_rows`` a thread reads rows that another made, although it is shared by rows.
+    ``routes``       chooses experts (attributes ``experts`` and ``used``).
+    ``rotates``      its weight is a table of inverse frequencies.
+    ``reads``, ``writes``  whether it reads or writes the state of its layer (:mod:`compiler.graph`).
+    """
 
     name: str
     inputs: int | tuple[int, ...]
     weights: int | tuple[int, int]
     attrs: dict[str, type]
-    infer: Callable[[Node, list[ValueType], list[tuple[int, ...]]], ValueType]
+    infer: Infer
     partition: str
     in_place: int | None = None
+    matrices: Callable[[Node], int] | int = 0
+    segments: bool = False
+    cost: str = ""
+    shared_activations: bool = False
+    residual: int | None = None
+    epilogue: str = ""
+    epilogues: Mapping[str, str] = field(default_factory=dict)
+    alone: str = ""
+    crosses_rows: bool = False
+    routes: bool = False
+    rotates: bool = False
+    reads: bool = False
+    writes: bool = False
+
+    @property
+    def view(self) -> bool:
+        """Whether it computes nothing: its result looks into its input."""
+        return self.partition == "none"
 
 
 def _same(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
@@ -107,57 +154,41 @@ def _expert_matmul(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) 
     return ValueType("f32", "P", ws[0][-2])
 
 
-def _specs() -> dict[str, OpSpec]:
-    shape: dict[str, type] = {"heads": int, "kv_heads": int, "head_dim": int, "head_dim_v": int}
-    table = [
-        OpSpec("embed", 0, 1, {}, _embed, "rows"),
-        OpSpec("select", 1, 0, {}, lambda n, i, w: ValueType(i[0].dtype, "W", i[0].columns), "rows"),
-        OpSpec("slice", 1, 0, {"first": int, "end": int}, _slice, "none"),
+def _columns_of(rows: str) -> Infer:
+    return lambda node, ins, ws: ValueType("f32", rows, ins[0].columns)
+
+
+def _views() -> list[OpSpec]:
+    return [OpSpec(SLICE, 1, 0, {"first": int, "end": int}, _slice, "none")]
+
+
+def _row_ops() -> list[OpSpec]:
+    """Ops on each row by itself."""
+    rope = {"heads": int, "head_dim": int, "pairing": str, "mscale": float}
+    return [
+        OpSpec("embed", 0, 1, {}, _embed, "rows", matrices=1, cost="lookup"),
+        OpSpec(
+            "select",
+            1,
+            0,
+            {},
+            lambda n, i, w: ValueType(i[0].dtype, "W", i[0].columns),
+            "rows",
+            crosses_rows=True,
+        ),
         OpSpec("rms_norm", 1, (0, 1), {"eps": float, "groups": int}, _norm, "rows", 0),
         OpSpec("layer_norm", 1, (0, 2), {"eps": float, "groups": int}, _norm, "rows", 0),
-        OpSpec("matmul", 1, 1, {}, _matmul, "panels"),
-        OpSpec("bias", 1, 1, {}, _bias, "rows", 0),
-        OpSpec("add", 2, 0, {}, _pair, "rows", 0),
+        OpSpec("bias", 1, 1, {}, _bias, "rows", 0, epilogue="bias"),
+        OpSpec("add", 2, 0, {}, _pair, "rows", 0, epilogue="residual"),
         OpSpec("scale", 1, 0, {"by": float}, _same, "rows", 0),
         OpSpec("softcap", 1, 0, {"cap": float}, _same, "rows", 0),
         OpSpec("act", 1, 0, {"kind": str}, _same, "rows", 0),
-        OpSpec("glu", 2, 0, {"kind": str}, _pair, "rows", 0),
+        OpSpec("glu", 2, 0, {"kind": str}, _pair, "rows", 0, epilogue="gate"),
         OpSpec("mul_row", 2, 0, {}, _same, "rows", 0),
+        OpSpec("rope", 1, 1, rope, _same, "rows", 0, rotates=True),
+        # Made by the quantize pass.
         OpSpec(
-            "rope",
-            1,
-            1,
-            {"heads": int, "head_dim": int, "pairing": str, "mscale": float},
-            _same,
-            "rows",
-            0,
-        ),
-        OpSpec("kv_store", 2, 0, shape, lambda n, i, w: ValueType("kv", "T", 1), "rows"),
-        OpSpec(
-            "attention",
-            2,
-            0,
-            shape | {"scale": float, "softcap": float, "window": int},
-            _attention,
-            "heads",
-        ),
-        OpSpec(
-            "route",
-            1,
-            0,
-            {"experts": int, "used": int, "gating": str, "normalize": bool, "scale": float},
-            lambda n, i, w: ValueType("route", "T", int(n.attrs["used"])),
-            "rows",
-        ),
-        OpSpec("gather", 2, 0, {}, lambda n, i, w: ValueType("f32", "P", i[0].columns), "rows"),
-        OpSpec("combine", 2, 0, {}, lambda n, i, w: ValueType("f32", "T", i[0].columns), "rows"),
-        OpSpec("expert_matmul", 2, 1, {}, _expert_matmul, "panels"),
-        # Made by the fuse and assign passes.
-        OpSpec("linear", (1, 2), (1, 64), {"segments": int, "biases": str}, _linear, "panels", 1),
-        OpSpec("linear_glu", 1, (2, 4), {"kind": str, "biases": str}, _linear_glu, "panels"),
-        OpSpec("expert_glu", 2, 2, {"kind": str}, _expert_matmul, "panels"),
-        OpSpec(
-            "quantize",
+            QUANTIZE,
             1,
             0,
             {"group": int},
@@ -165,10 +196,78 @@ def _specs() -> dict[str, OpSpec]:
             "rows",
         ),
     ]
-    return {spec.name: spec for spec in table}
 
 
-OPS = _specs()
+def _attention_ops() -> list[OpSpec]:
+    shape: dict[str, type] = {"heads": int, "kv_heads": int, "head_dim": int, "head_dim_v": int}
+    attrs = shape | {"scale": float, "softcap": float, "window": int}
+    return [
+        OpSpec("kv_store", 2, 0, shape, lambda n, i, w: ValueType("kv", "T", 1), "rows", writes=True),
+        OpSpec("attention", 2, 0, attrs, _attention, "heads", cost="positions", reads=True),
+    ]
+
+
+def _expert_ops() -> list[OpSpec]:
+    return [
+        OpSpec(
+            "route",
+            1,
+            0,
+            {"experts": int, "used": int, "gating": str, "normalize": bool, "scale": float},
+            lambda n, i, w: ValueType("route", "T", int(n.attrs["used"])),
+            "rows",
+            routes=True,
+        ),
+        OpSpec("gather", 2, 0, {}, _columns_of("P"), "rows", crosses_rows=True),
+        OpSpec("combine", 2, 0, {}, _columns_of("T"), "rows", crosses_rows=True),
+    ]
+
+
+def _products() -> list[OpSpec]:
+    """Ops that multiply with matrices; those after the first two are made by the fuse pass."""
+
+    def product(
+        name: str, inputs: int | tuple[int, ...], weights: int | tuple[int, int], infer: Infer, **rest: Any
+    ) -> OpSpec:
+        attrs = rest.pop("attrs", {})
+        rest |= {"cost": "product", "shared_activations": True}
+        return OpSpec(name, inputs, weights, attrs, infer, "panels", **rest)
+
+    expert_gate = {"gate": "expert_glu"}
+    return [
+        product("matmul", 1, 1, _matmul, matrices=1, alone="linear", epilogues={"bias": "linear"}),
+        product("expert_matmul", 2, 1, _expert_matmul, matrices=1, epilogues=expert_gate),
+        product(
+            "linear",
+            (1, 2),
+            (1, 64),
+            _linear,
+            attrs={"segments": int, "biases": str},
+            in_place=1,
+            matrices=lambda node: int(node.attrs["segments"]),
+            segments=True,
+            residual=1,
+            epilogues={"residual": "linear", "gate": "linear_glu"},
+        ),
+        product("linear_glu", 1, (2, 4), _linear_glu, attrs={"kind": str, "biases": str}, matrices=2),
+        product("expert_glu", 2, 2, _expert_matmul, attrs={"kind": str}, matrices=2),
+    ]
+
+
+OPS: Mapping[str, OpSpec] = MappingProxyType(
+    {spec.name: spec for spec in (*_views(), *_row_ops(), *_attention_ops(), *_expert_ops(), *_products())}
+)
+
+
+def spec(node: Node) -> OpSpec:
+    """The declaration of a node's op."""
+    return OPS[node.op]
+
+
+def matrices(node: Node) -> tuple[Ref, ...]:
+    """The matrices that a node multiplies with or looks up in, biases left out."""
+    count = spec(node).matrices
+    return node.weights[: count if isinstance(count, int) else count(node)]
 
 
 class InvalidGraph(ValueError):
@@ -195,18 +294,18 @@ def verify(graph: Graph) -> Graph:
     """
     types: dict[str, ValueType] = {}
     for node in graph.nodes:
-        spec = OPS.get(node.op)
-        if spec is None:
+        declared = OPS.get(node.op)
+        if declared is None:
             raise InvalidGraph(f"{node.output}: unknown op {node.op!r}; known: {', '.join(OPS)}")
         _need(node, node.output not in types, "defined twice")
         for name in node.inputs:
             _need(node, name in types, f"{name} is used before it is defined")
-        _verify_arity(node, spec)
+        _verify_arity(node, declared)
         for ref in node.weights:
             _need(node, ref.name in graph.weights, f"weight {ref.name} is not declared")
             _verify_range(node, ref, graph.weights[ref.name])
         shapes = [weight_shape(graph.weights, ref) for ref in node.weights]
-        inferred = spec.infer(node, [types[name] for name in node.inputs], shapes)
+        inferred = declared.infer(node, [types[name] for name in node.inputs], shapes)
         _need(node, node.type == inferred, f"declared {node.type}, its inputs give {inferred}")
         types[node.output] = node.type
     if graph.output not in types:
@@ -214,23 +313,24 @@ def verify(graph: Graph) -> Graph:
     return graph
 
 
-def _verify_arity(node: Node, spec: OpSpec) -> None:
-    counts = spec.inputs if isinstance(spec.inputs, tuple) else (spec.inputs,)
-    _need(node, len(node.inputs) in counts, f"{len(node.inputs)} inputs, {spec.inputs} expected")
-    low, high = spec.weights if isinstance(spec.weights, tuple) else (spec.weights, spec.weights)
-    _need(node, low <= len(node.weights) <= high, f"{len(node.weights)} weights, {spec.weights} expected")
+def _verify_arity(node: Node, declared: OpSpec) -> None:
+    counts = declared.inputs if isinstance(declared.inputs, tuple) else (declared.inputs,)
+    _need(node, len(node.inputs) in counts, f"{len(node.inputs)} inputs, {declared.inputs} expected")
+    weights = declared.weights
+    low, high = weights if isinstance(weights, tuple) else (weights, weights)
+    _need(node, low <= len(node.weights) <= high, f"{len(node.weights)} weights, {declared.weights} expected")
     _need(
         node,
-        set(node.attrs) == set(spec.attrs),
-        f"attributes {sorted(node.attrs)}, {sorted(spec.attrs)} expected",
+        set(node.attrs) == set(declared.attrs),
+        f"attributes {sorted(node.attrs)}, {sorted(declared.attrs)} expected",
     )
-    for key, kind in spec.attrs.items():
+    for key, kind in declared.attrs.items():
         _need(
             node,
             type(node.attrs[key]) is kind,
             f"attribute {key}={node.attrs[key]!r} is not a {kind.__name__}",
         )
-    if "kind" in spec.attrs:
+    if "kind" in declared.attrs:
         _need(node, node.attrs["kind"] in ACTIVATIONS, f"unknown activation {node.attrs['kind']!r}")
 
 

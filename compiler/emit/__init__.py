@@ -25,7 +25,7 @@ from compiler.emit.projections import Projection, projection, split_refs
 from compiler.emit.timers import enumerator, op_label, op_labels
 from compiler.graph import Graph, Node
 from compiler.kernels import Kernel
-from compiler.ops import OPS
+from compiler.ops import OpSpec, spec
 from compiler.passes import Decisions
 from compiler.passes.layout import ROTATION, round_up, weights_bytes
 from compiler.passes.memory import arena_bytes
@@ -135,7 +135,7 @@ class _View:
         self.functions: dict[Projection, str] = {}
         for nodes in (self.before, *(shape.nodes for shape in self.shapes), self.after):
             for node in nodes:
-                if OPS[node.op].partition == "panels":
+                if spec(node).partition == "panels":
                     function = projection(request.graph, node)
                     self.functions.setdefault(function, f"{function.op}_{len(self.functions)}")
         self.ops = [(enumerator(label), label) for label in op_labels(request.graph)]
@@ -153,7 +153,7 @@ class _View:
 
     @property
     def experts(self) -> int:
-        return max((int(n.attrs["experts"]) for n in self.graph.nodes if n.op == "route"), default=0)
+        return max((int(n.attrs["experts"]) for n in self.graph.nodes if spec(n).routes), default=0)
 
     @property
     def weights_bytes(self) -> int:
@@ -173,7 +173,7 @@ class _View:
         windows = [
             self.geometry[node.layer or 0].capacity - int(node.attrs["window"])
             for node in self.graph.nodes
-            if node.op == "attention" and node.attrs["window"]
+            if spec(node).reads and node.attrs["window"]
         ]
         full = round_up(self.request.context, ATTENTION_BLOCK)
         return min([full, *windows])
@@ -182,7 +182,7 @@ class _View:
     def query_tile(self) -> int:
         """Tokens whose queries one unit of attention carries through the cache."""
         groups = [
-            int(n.attrs["heads"]) // int(n.attrs["kv_heads"]) for n in self.graph.nodes if n.op == "attention"
+            int(n.attrs["heads"]) // int(n.attrs["kv_heads"]) for n in self.graph.nodes if spec(n).reads
         ]
         return max(1, ATTENTION_ROWS // max(groups, default=1))
 
@@ -191,7 +191,7 @@ class _View:
         return min(TOKEN_TILE, self.request.decisions.step_tokens * self.used_experts)
 
     def _geometry(self, nodes: list[Node]) -> KvGeometry:
-        node = next(n for n in nodes if n.op == "attention")
+        node = next(n for n in nodes if spec(n).reads)
         capacity = self.request.context
         if window := int(node.attrs["window"]):
             capacity = min(capacity, window + self.request.decisions.step_tokens)
@@ -244,7 +244,7 @@ class _View:
 
     def spans(self, nodes: list[Node] | tuple[Node, ...]) -> list[tuple[str, str]]:
         """(variable, count) of the row spans that some node of the run is shared by."""
-        symbols = {n.type.rows for n in nodes if OPS[n.op].partition == "rows"}
+        symbols = {n.type.rows for n in nodes if spec(n).partition == "rows"}
         return [ROWS[symbol] for symbol in "TWP" if symbol in symbols]
 
     def span(self, node: Node) -> str:
@@ -262,6 +262,10 @@ class _View:
             [self.places.matrix(ref) for ref in matrices],
             [self.places.vector(ref) for ref in biases],
         )
+
+    def spec(self, node: Node) -> OpSpec:
+        """The declaration of a node's op."""
+        return spec(node)
 
     def timer(self, node: Node) -> str:
         """The enumerator of a node's op in config.h."""
@@ -301,7 +305,7 @@ class _View:
             scale = next(
                 float(n.attrs["mscale"])
                 for n in self.graph.nodes
-                if n.op == "rope" and n.weights[0].name == weight.name
+                if spec(n).rotates and n.weights[0].name == weight.name
             )
             yield index, [float(x).hex() for x in self.request.constants[weight.name]], scale
 

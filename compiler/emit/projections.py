@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from compiler.formats import PANEL_ROWS, panel_bytes
 from compiler.graph import Graph, Node, Ref
-from compiler.ops import weight_shape
+from compiler.ops import matrices, spec, weight_shape
 
 
 @dataclass(frozen=True)
@@ -67,23 +67,22 @@ class Projection:
 
 def projection(graph: Graph, node: Node) -> Projection:
     """The function a projection node calls."""
-    count = {"linear": int(node.attrs.get("segments", 1)), "expert_matmul": 1}.get(node.op, 2)
-    flags = str(node.attrs.get("biases", "-" * count))
+    declared, refs = spec(node), matrices(node)
+    flags = str(node.attrs.get("biases", "-" * len(refs)))
     segments: list[Segment] = []
     column, unit, bias = 0, 0, 0
-    for index, (ref, flag) in enumerate(zip(node.weights[:count], flags, strict=True)):
+    for index, (ref, flag) in enumerate(zip(refs, flags, strict=True)):
         *_, rows, k = weight_shape(graph.weights, ref)
         has_bias = flag == "b"
         segment = Segment(
             index, graph.weights[ref.name].type, rows, k, column, unit, bias if has_bias else None
         )
         segments.append(segment)
-        if node.op == "linear":  # gate and up share their units and columns
+        if declared.segments:  # gate and up share their units and columns
             column, unit = column + rows, segment.end_unit
         bias += has_bias
-    residual = (
-        graph.producer()[node.inputs[1]].stride if node.op == "linear" and len(node.inputs) == 2 else None
-    )
+    added = declared.residual is not None and len(node.inputs) > declared.residual
+    residual = graph.producer()[node.inputs[declared.residual or 0]].stride if added else None
     return Projection(node.op, tuple(segments), str(node.attrs.get("kind", "")), residual, node.stride or 0)
 
 

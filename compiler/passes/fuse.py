@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from compiler.formats import FORMATS
+from compiler.formats import FORMATS, PANEL_ROWS
 from compiler.graph import Graph, Literal, Node, Ref, ValueType, Weight, renumber
-from compiler.ops import weight_shape
+from compiler.ops import OPS, SLICE, spec, weight_shape
 from compiler.passes import Decisions
 
 
@@ -35,9 +35,9 @@ def _linear(graph: Graph) -> list[Node]:
     uses = graph.uses()
     absorbed: dict[str, Node] = {}
     for node in graph.nodes:
-        if node.op == "matmul" and node.output != graph.output and len(uses[node.output]) == 1:
+        if "bias" in spec(node).epilogues and node.output != graph.output and len(uses[node.output]) == 1:
             user = uses[node.output][0]
-            if user.op == "bias":
+            if spec(user).epilogue == "bias":
                 absorbed[user.output] = node
     gone = {node.output for node in absorbed.values()}
     result = []
@@ -47,11 +47,11 @@ def _linear(graph: Graph) -> list[Node]:
         source = absorbed.get(node.output)
         if source is not None:
             attrs: Mapping[str, Literal] = MappingProxyType({"segments": 1, "biases": "b"})
-            node = replace(
-                node, op="linear", inputs=source.inputs, weights=(*source.weights, *node.weights), attrs=attrs
-            )
-        elif node.op == "matmul":
-            node = replace(node, op="linear", attrs=MappingProxyType({"segments": 1, "biases": "-"}))
+            op, weights = spec(source).epilogues["bias"], (*source.weights, *node.weights)
+            node = replace(node, op=op, inputs=source.inputs, weights=weights, attrs=attrs)
+        elif spec(node).alone:
+            attrs = MappingProxyType({"segments": 1, "biases": "-"})
+            node = replace(node, op=spec(node).alone, attrs=attrs)
         result.append(node)
     return result
 
@@ -62,18 +62,16 @@ def _glu(graph: Graph) -> list[Node]:
     replaced: dict[str, Node] = {}
     gone: set[str] = set()
     for node in graph.nodes:
-        if node.op != "glu":
+        if spec(node).epilogue != "gate":
             continue
         gate, up = (made[name] for name in node.inputs)
         if any(len(uses[part.output]) != 1 for part in (gate, up)):
             continue
         fused = None
         if gate.op == up.op and gate.inputs == up.inputs:
-            if gate.op == "linear":
+            if "gate" in spec(gate).epilogues:
                 fused = _glu_of_two(graph.weights, node, gate, up)
-            elif gate.op == "expert_matmul":
-                fused = replace(node, op="expert_glu", inputs=gate.inputs, weights=gate.weights + up.weights)
-            elif gate.op == "slice" and made[gate.inputs[0]].op == "linear":
+            elif spec(gate).view and "gate" in spec(made[gate.inputs[0]]).epilogues:
                 whole = made[gate.inputs[0]]
                 fused = _glu_of_halves(graph.weights, node, whole, gate, up)
                 if fused is not None:
@@ -85,26 +83,29 @@ def _glu(graph: Graph) -> list[Node]:
 
 
 def _glu_of_two(weights: Mapping[str, Weight], node: Node, gate: Node, up: Node) -> Node | None:
-    """None where the two differ in format: one kernel reads both."""
+    """None where the two differ in format and one kernel reads both."""
+    op = spec(gate).epilogues["gate"]
+    if not spec(gate).segments:
+        return replace(node, op=op, inputs=gate.inputs, weights=gate.weights + up.weights)
     if weights[gate.weights[0].name].type != weights[up.weights[0].name].type:
         return None
     attrs = {"kind": node.attrs["kind"], "biases": f"{gate.attrs['biases']}{up.attrs['biases']}"}
     refs = (gate.weights[0], up.weights[0], *gate.weights[1:], *up.weights[1:])
-    return replace(node, op="linear_glu", inputs=gate.inputs, weights=refs, attrs=MappingProxyType(attrs))
+    return replace(node, op=op, inputs=gate.inputs, weights=refs, attrs=MappingProxyType(attrs))
 
 
 def _glu_of_halves(
     weights: Mapping[str, Weight], node: Node, whole: Node, gate: Node, up: Node
 ) -> Node | None:
     """None unless both halves begin at a panel of 16 rows and the projection has no bias."""
-    half = node.type.columns
+    half, op = node.type.columns, spec(whole).epilogues["gate"]
     spans = [(int(part.attrs["first"]), int(part.attrs["end"])) for part in (gate, up)]
-    if spans != [(0, half), (half, 2 * half)] or half % 16 or whole.attrs["biases"] != "-":
+    if spans != [(0, half), (half, 2 * half)] or half % PANEL_ROWS or whole.attrs.get("biases") != "-":
         return None
     name = whole.weights[0].name
     refs = tuple(Ref(name, first, end) for first, end in spans)
     attrs = MappingProxyType({"kind": node.attrs["kind"], "biases": "--"})
-    return replace(node, op="linear_glu", inputs=whole.inputs, weights=refs, attrs=attrs)
+    return replace(node, op=op, inputs=whole.inputs, weights=refs, attrs=attrs)
 
 
 def _residual(graph: Graph) -> list[Node]:
@@ -113,13 +114,13 @@ def _residual(graph: Graph) -> list[Node]:
     replaced: dict[str, Node] = {}
     gone: set[str] = set()
     for node in graph.nodes:
-        if node.op != "add":
+        if spec(node).epilogue != "residual":
             continue
         source = made[node.inputs[0]]
-        if source.op == "linear" and len(source.inputs) == 1 and _sole_user(graph, source.output) is node:
-            replaced[node.output] = replace(
-                source, output=node.output, inputs=(*source.inputs, node.inputs[1])
-            )
+        op = spec(source).epilogues.get("residual")
+        if op and len(source.inputs) == OPS[op].residual and _sole_user(graph, source.output) is node:
+            inputs = (*source.inputs, node.inputs[1])
+            replaced[node.output] = replace(source, output=node.output, op=op, inputs=inputs)
             gone.add(source.output)
     return [replaced.get(node.output, node) for node in graph.nodes if node.output not in gone]
 
@@ -128,7 +129,7 @@ def _segments(graph: Graph) -> list[Node]:
     """Projections of one input, reading the same kind of activations → one, with slices."""
     groups: dict[tuple[str, int], list[Node]] = {}
     for node in graph.nodes:
-        if node.op == "linear" and len(node.inputs) == 1 and node.output != graph.output:
+        if spec(node).segments and len(node.inputs) == 1 and node.output != graph.output:
             kind = FORMATS[graph.weights[node.weights[0].name].type].group
             groups.setdefault((node.inputs[0], kind), []).append(node)
     result: list[Node] = []
@@ -154,7 +155,7 @@ def _merge(graph: Graph, group: list[Node]) -> list[Node]:
     merged = Node(
         output=f"{first.output}+",
         type=ValueType("f32", first.type.rows, columns),
-        op="linear",
+        op=first.op,
         inputs=first.inputs,
         weights=matrices + biases,
         attrs=MappingProxyType(merged_attrs),
@@ -164,6 +165,6 @@ def _merge(graph: Graph, group: list[Node]) -> list[Node]:
     for node in group:
         end = begin + node.type.columns
         span = MappingProxyType({"first": begin, "end": end})
-        nodes.append(replace(node, op="slice", inputs=(merged.output,), weights=(), attrs=span))
+        nodes.append(replace(node, op=SLICE, inputs=(merged.output,), weights=(), attrs=span))
         begin = end
     return nodes

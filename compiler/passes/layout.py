@@ -11,6 +11,7 @@ import math
 from dataclasses import replace
 from types import MappingProxyType
 
+from compiler import ops
 from compiler.formats import packed_bytes
 from compiler.graph import Graph, Weight
 from compiler.passes import Decisions
@@ -43,15 +44,7 @@ def layout(graph: Graph, decisions: Decisions) -> Graph:
 
 def matrices(graph: Graph) -> frozenset[str]:
     """Names of the weights stored as panels: all that projections and the embedding read."""
-    found: set[str] = set()
-    for node in graph.nodes:
-        if node.op in ("embed", "expert_matmul", "expert_glu"):
-            found |= {ref.name for ref in node.weights}
-        elif node.op == "linear":
-            found |= {ref.name for ref in node.weights[: int(node.attrs["segments"])]}
-        elif node.op == "linear_glu":
-            found |= {ref.name for ref in node.weights[:2]}
-    return frozenset(found)
+    return frozenset(ref.name for node in graph.nodes for ref in ops.matrices(node))
 
 
 def matrix_bytes(weight: Weight) -> int:

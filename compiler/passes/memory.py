@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from compiler.formats import activation_bytes
 from compiler.graph import LOGITS, Graph, Node, ValueType
-from compiler.ops import OPS, QUANTIZED
+from compiler.ops import QUANTIZED, spec
 from compiler.passes import Decisions
 from compiler.passes.layout import round_up
 
@@ -88,12 +88,12 @@ def arena_bytes(graph: Graph, decisions: Decisions) -> int:
 def unshared_bytes(graph: Graph, decisions: Decisions) -> int:
     """What the values would take if none shared bytes with another."""
     used = used_experts(graph)
-    return sum(value_bytes(node.type, decisions, used) for node in graph.nodes if node.op != "slice")
+    return sum(value_bytes(node.type, decisions, used) for node in graph.nodes if not spec(node).view)
 
 
 def used_experts(graph: Graph) -> int:
     """Experts a token is routed to, the same in every layer; 1 without experts."""
-    return max((int(n.attrs["used"]) for n in graph.nodes if n.op == "route"), default=1)
+    return max((int(n.attrs["used"]) for n in graph.nodes if spec(n).routes), default=1)
 
 
 def _storage(graph: Graph) -> dict[str, tuple[str, int]]:
@@ -103,17 +103,17 @@ def _storage(graph: Graph) -> dict[str, tuple[str, int]]:
     order = {node.output: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         result[node.output] = (node.output, 0)
-        if node.op == "slice":
+        if spec(node).view:
             owner, column = result[node.inputs[0]]
             result[node.output] = (owner, column + int(node.attrs["first"]))
             continue
-        index = OPS[node.op].in_place
+        index = spec(node).in_place
         if index is None or index >= len(node.inputs):
             continue
         source = node.inputs[index]
         strided = made[result[source][0]].type.columns != node.type.columns
         if strided and any(
-            OPS[u.op].partition == "panels" and u.inputs[0] == node.output for u in uses[node.output]
+            spec(u).partition == "panels" and u.inputs[0] == node.output for u in uses[node.output]
         ):
             continue  # float panels read rows that follow each other without a gap
         last_reader = max(uses[source], key=lambda user: order[user.output])
@@ -135,10 +135,10 @@ def _alone(
         if begin >= column + width or column >= begin + other.type.columns:
             continue
         users = graph.uses()[other.output]
-        if any(order[user.output] > order[node.output] and user.op != "slice" for user in users):
+        if any(order[user.output] > order[node.output] and not spec(user).view for user in users):
             return False
     # An owner that is itself read by a later slice or op would see the new bytes.
-    return all(order[user.output] <= order[node.output] or user.op == "slice" for user in graph.uses()[owner])
+    return all(order[user.output] <= order[node.output] or spec(user).view for user in graph.uses()[owner])
 
 
 def _buffers(graph: Graph, storage: dict[str, tuple[str, int]], decisions: Decisions) -> dict[str, _Buffer]:
@@ -152,7 +152,7 @@ def _buffers(graph: Graph, storage: dict[str, tuple[str, int]], decisions: Decis
         for name in node.inputs:
             read = buffers[storage[name][0]]
             # A view is read when its reader runs, not when it is taken.
-            if node.op != "slice" or made[name].op != "slice":
+            if not (spec(node).view and spec(made[name]).view):
                 read.last = max(read.last, phase)
     return buffers
 

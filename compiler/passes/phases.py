@@ -2,9 +2,9 @@
 
 A thread may start the next node as soon as it is done with its own share, so a
 node can stay in its producer's phase only where it reads nothing but what the
-same thread made: both share the same rows out in the same way. ``gather`` and
-``combine`` read other tokens' rows and always begin a phase; so does whatever
-reads another share. Threads draw the panels or heads of an op from one counter,
+same thread made: both share the same rows out in the same way. Ops that
+cross rows read other tokens' and always begin a phase; so does whatever reads
+another share. Threads draw the panels or heads of an op from one counter,
 which only a barrier rewinds: a phase has at most one such op.
 """
 
@@ -13,10 +13,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compiler.graph import Graph, Node
-from compiler.ops import OPS
+from compiler.ops import spec
 from compiler.passes import Decisions
-
-_CROSS_ROWS = ("gather", "combine", "select")
 
 
 def phases(graph: Graph, decisions: Decisions) -> Graph:
@@ -24,7 +22,7 @@ def phases(graph: Graph, decisions: Decisions) -> Graph:
     placed: dict[str, Node] = {}
     current, drawn = 0, False
     for node in graph.nodes:
-        draws = OPS[node.op].partition in ("panels", "heads")
+        draws = spec(node).partition in ("panels", "heads")
         sources = [placed[name] for name in _sources(node, made)]
         if (draws and drawn) or any(s.phase == current and not _same_share(s, node) for s in sources):
             current, drawn = current + 1, False
@@ -37,14 +35,14 @@ def _sources(node: Node, made: dict[str, Node]) -> list[str]:
     """The values a node reads, views resolved to what they look into."""
     found = []
     for name in node.inputs:
-        while made[name].op == "slice":
+        while spec(made[name]).view:
             name = made[name].inputs[0]
         found.append(name)
     return found
 
 
 def _same_share(source: Node, node: Node) -> bool:
-    if OPS[node.op].partition == "none":
+    if spec(node).view:
         return True
-    by_rows = OPS[source.op].partition == OPS[node.op].partition == "rows"
-    return by_rows and source.type.rows == node.type.rows and node.op not in _CROSS_ROWS
+    by_rows = spec(source).partition == spec(node).partition == "rows"
+    return by_rows and source.type.rows == node.type.rows and not spec(node).crosses_rows

@@ -7,17 +7,16 @@ from types import MappingProxyType
 
 from compiler.formats import FORMATS
 from compiler.graph import Graph, Node, ValueType, renumber
+from compiler.ops import QUANTIZE, spec
 from compiler.passes import Decisions
-
-#: Ops whose first input meets the weights.
-_PROJECTIONS = ("linear", "linear_glu", "expert_matmul", "expert_glu")
 
 
 def quantize(graph: Graph, decisions: Decisions) -> Graph:
     made: dict[tuple[str, int], str] = {}
     result: list[Node] = []
     for node in graph.nodes:
-        group = FORMATS[graph.weights[node.weights[0].name].type].group if node.op in _PROJECTIONS else 0
+        shared = spec(node).shared_activations
+        group = FORMATS[graph.weights[node.weights[0].name].type].group if shared else 0
         if group:
             source = node.inputs[0]
             if (source, group) not in made:
@@ -25,7 +24,7 @@ def quantize(graph: Graph, decisions: Decisions) -> Graph:
                 codes = Node(
                     output=f"{source}/{group}",
                     type=ValueType(f"q{group}", type.rows, type.columns),
-                    op="quantize",
+                    op=QUANTIZE,
                     inputs=(source,),
                     attrs=MappingProxyType({"group": group}),
                     layer=node.layer,

@@ -23,6 +23,7 @@ from compiler.graph import Node, Ref
 from compiler.interpret import OPERATIONS, Array, Inputs, Interpreter, Operation, Step
 from compiler.model.description import ModelDescription
 from compiler.model.reader import Rows, open_rows
+from compiler.ops import spec
 from compiler.quantize import encode
 from compiler.quantize.imatrix import Sums
 from runtime.errors import EXIT_RUN, EXIT_USAGE, EngineError
@@ -87,7 +88,7 @@ class _Run(Interpreter):
         values: dict[str, Any] = {}
         for node in self.graph.nodes:
             ins = [values[name] for name in node.inputs]
-            if node.op == "matmul" and node.weights[0].name in _OUTPUTS:
+            if spec(node).cost == "product" and node.weights[0].name in _OUTPUTS:
                 self.observe(node.weights[0].name, ins[0])
                 return  # the logits themselves are nobody's input
             value = _WINDOW.get(node.op, OPERATIONS[node.op])(self, node, step, ins)

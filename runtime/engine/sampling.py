@@ -58,6 +58,7 @@ BOUNDS: dict[str, Bound] = {
     "seed": Bound(True, 0, (1 << 64) - 1, "with a token's position, determines the draw"),
 }
 
+
 def validated_sampling(sampling: Sampling) -> Sampling:
     """A copy of ``sampling``; EngineError ``invalid_request`` with every field that is out of range."""
     return sampling_of(vars(sampling))
