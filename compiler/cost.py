@@ -13,9 +13,6 @@ from compiler.graph import Graph, Node
 from compiler.ops import matrices, spec, weight_shape
 from compiler.passes.memory import used_experts
 
-#: Bytes of one element of the KV cache, its share of the scales left out.
-KV_ELEMENT = {"f32": 4, "f16": 2, "q8_0": 1}
-
 
 @dataclass(frozen=True)
 class OpCost:
@@ -64,9 +61,9 @@ class StaticCost:
     ops: tuple[OpCost, ...]
 
 
-def static_cost(graph: Graph, kv_cache: str) -> StaticCost:
+def static_cost(graph: Graph) -> StaticCost:
     """The cost of a placed graph."""
-    ops = tuple(_added(cost for node in graph.nodes for cost in _node_costs(graph, node, kv_cache)))
+    ops = tuple(_added(cost for node in graph.nodes for cost in _node_costs(graph, node)))
     products = [op for op in ops if op.rows != "position"]
     return StaticCost(
         flops_per_token=2 * sum(op.macs for op in products),
@@ -92,15 +89,12 @@ def _added(costs: Iterator[OpCost]) -> Iterator[OpCost]:
     yield from sums.values()
 
 
-def _node_costs(graph: Graph, node: Node, kv_cache: str) -> Iterator[OpCost]:
+def _node_costs(graph: Graph, node: Node) -> Iterator[OpCost]:
     label = op_label(node)
     if spec(node).cost == "positions":
-        heads, kv_heads = int(node.attrs["heads"]), int(node.attrs["kv_heads"])
-        width = int(node.attrs["head_dim"]) + int(node.attrs["head_dim_v"])
-        scales = 2 * 4 * kv_heads if kv_cache == "q8_0" else 0
-        read = kv_heads * width * KV_ELEMENT[kv_cache] + scales
-        window = int(node.attrs["window"])
-        yield OpCost(label, kv_cache, "position", heads * width, read, window=window)
+        state = graph.states[str(node.state)]
+        heads, width = int(node.attrs["heads"]), sum(part.columns for part in state.parts)
+        yield OpCost(label, state.type, "position", heads * width, state.token_bytes, window=state.window)
         return
     rows = "wanted" if node.type.rows == "W" else "token"
     for ref in matrices(node):

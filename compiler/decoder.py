@@ -20,6 +20,7 @@ from compiler.hyperparameters import Hyperparameters, read_hyperparameters
 from compiler.model.description import ModelDescription, Tensor
 from compiler.ops import verify
 from compiler.rotary import inverse_frequencies
+from compiler.states import State, kv_state
 from runtime.errors import EXIT_MODEL, EngineError
 
 #: Reads a small tensor of the model as float32.
@@ -82,6 +83,7 @@ class _Builder:
         self.model, self.family, self.hyper, self.load, self.context = model, family, hyper, load, context
         self.g = GraphBuilder()
         self.weights: dict[str, Weight] = {}
+        self.states: dict[str, State] = {}
         self.constants: dict[str, np.ndarray] = {}
         self._ropes: dict[tuple[object, ...], tuple[str, float]] = {}
         self._folded: set[str] = set()  # tensors whose values became constants of the graph
@@ -114,10 +116,10 @@ class _Builder:
         x = self.scaled(x, h.logit_scale)
         if h.final_softcap:
             x = self.g.add("softcap", self.g.type(x), [x], cap=h.final_softcap)
-        graph = verify(Graph(tuple(self.g.nodes), MappingProxyType(self.weights), x))
+        graph = Graph(tuple(self.g.nodes), MappingProxyType(self.weights), x, MappingProxyType(self.states))
         unused = tuple(n for n in self.model.tensors if n not in self.weights and n not in self._folded)
         self.refuse_strays(unused)
-        return Decoder(graph, h, MappingProxyType(self.constants), tied, unused)
+        return Decoder(verify(graph), h, MappingProxyType(self.constants), tied, unused)
 
     def refuse_strays(self, unused: tuple[str, ...]) -> None:
         """Raises for tensors of the decoder itself that the family's declarations leave unread."""
@@ -188,11 +190,14 @@ class _Builder:
             "head_dim": h.head_dim,
             "head_dim_v": h.head_dim_v,
         }
-        kv = self.g.add("kv_store", ValueType("kv", "T", 1), [k, v], **shape)
+        state = kv_state(layer, h.kv_heads, h.head_dim, h.head_dim_v, window)
+        self.states[state.name] = state
+        kv = self.g.add("kv_store", ValueType("kv", "T", 1), [k, v], state=state.name, **shape)
         out = self.g.add(
             "attention",
             ValueType("f32", "T", h.heads * h.head_dim_v),
             [q, kv],
+            state=state.name,
             **shape,
             scale=h.attention_scale,
             softcap=h.attention_softcap,

@@ -2,11 +2,16 @@
 
 Grammar of the text form (``Graph.to_text`` writes it, ``parse`` reads it back)::
 
-    graph    = { weight } { node } "return" value
+    graph    = { weight } { state } { node } "return" value
     weight   = "weight" name ":" type "[" dims "]" [ "at" offset ]
+    state    = "state" name ":" ( "paged" | "fixed" ) part { part } [ "window" int ]
+               "rewind" ( "positions" | "snapshot" | "no" )
+               [ "as" element [ "holds" int ] "at" offset ]
+    part     = name "[" rows "," columns "]"         numbers of a position (paged) or of a slot (fixed)
     node     = value ":" type [ "at" place "stride" int ] "="
                op "(" [ value { "," value } ] [ ";" ref { "," ref } ] ")"
-               [ "{" key "=" literal { "," key "=" literal } "}" ] [ "layer" int ] [ "phase" int ]
+               [ "{" key "=" literal { "," key "=" literal } "}" ]
+               [ "state" name ] [ "layer" int ] [ "phase" int ]
     type     = dtype "[" rows "," columns "]"        rows: T (tokens of the step), W (tokens whose
                                                      logits are wanted) or P (token x used expert pairs)
     ref      = name [ "[" first ":" end "]" ]        a weight, or a range of its rows
@@ -16,7 +21,8 @@ Grammar of the text form (``Graph.to_text`` writes it, ``parse`` reads it back):
 
 ``q256`` and ``q32`` are int8 codes in groups of 256 or 32 with their scales and
 sums (``activations`` in ``kernels_c/README.md``). ``kv`` stands for the effect
-of writing a layer's cache, so that attention is ordered after it. ``route``
+of writing a layer's keys and values, so that attention is ordered after it. What
+states are is in :mod:`compiler.states`. ``route``
 holds expert ids and weights. The ops are declared in :mod:`compiler.ops`.
 """
 
@@ -26,6 +32,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+
+from compiler.states import State, parse_state
 
 Literal = int | float | str | bool
 
@@ -74,7 +82,7 @@ class Node:
 
     The phases pass sets ``phase`` (nodes of one phase run without a barrier between
     them), the memory pass ``place``: an arena offset in bytes, or :data:`LOGITS`, and
-    ``stride``, the columns from one row to the next.
+    ``stride``, the columns from one row to the next. ``state``: what it reads or writes of its layer.
     """
 
     output: str
@@ -87,6 +95,7 @@ class Node:
     phase: int | None = None
     place: int | None = None
     stride: int | None = None
+    state: str | None = None
 
     def with_attrs(self, **attrs: Literal) -> Node:
         return replace(self, attrs=MappingProxyType({**self.attrs, **attrs}))
@@ -102,6 +111,8 @@ class Node:
         text = f"{self.output}: {self.type}{place} = {self.op}({args})"
         if self.attrs:
             text += " {" + ", ".join(f"{k}={_literal(v)}" for k, v in sorted(self.attrs.items())) + "}"
+        if self.state is not None:
+            text += f" state {self.state}"
         if self.layer is not None:
             text += f" layer {self.layer}"
         if self.phase is not None:
@@ -111,11 +122,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in execution order, the weights they use, and the value returned."""
+    """Nodes in execution order, the weights they use, the value returned, and the layers' states."""
 
     nodes: tuple[Node, ...]
     weights: Mapping[str, Weight]
     output: str
+    states: Mapping[str, State] = field(default_factory=lambda: MappingProxyType({}))
 
     def producer(self) -> dict[str, Node]:
         """SSA name → the node that makes it."""
@@ -136,7 +148,7 @@ class Graph:
             dims = ",".join(map(str, weight.shape))
             at = f" at {weight.offset:#x}" if weight.offset is not None else ""
             lines.append(f"weight {weight.name}: {weight.type}[{dims}]{at}")
-        lines += [str(node) for node in self.nodes]
+        lines += [str(part) for part in (*self.states.values(), *self.nodes)]
         lines.append(f"return {self.output}")
         return "\n".join(lines) + "\n"
 
@@ -154,11 +166,12 @@ class GraphBuilder:
         type: ValueType,
         inputs: Iterable[str] = (),
         weights: Iterable[Ref | str] = (),
+        state: str | None = None,
         **attrs: Literal,
     ) -> str:
         refs = tuple(w if isinstance(w, Ref) else Ref(w) for w in weights)
         name = f"%{len(self.nodes)}"
-        node = Node(name, type, op, tuple(inputs), refs, MappingProxyType(attrs), self.layer)
+        node = Node(name, type, op, tuple(inputs), refs, MappingProxyType(attrs), self.layer, state=state)
         self.nodes.append(node)
         return name
 
@@ -186,7 +199,7 @@ _NODE = re.compile(
     r"(?P<out>%\d+): (?P<dtype>\w+)\[(?P<rows>[TWP]),(?P<cols>\d+)\]"
     r"(?: at (?:arena\+(?P<place>0x[0-9a-f]+)|(?P<logits>logits)) stride (?P<stride>\d+))?"
     r" = (?P<op>\w+)\((?P<args>[^)]*)\)(?: \{(?P<attrs>[^}]*)\})?"
-    r"(?: layer (?P<layer>\d+))?(?: phase (?P<phase>\d+))?"
+    r"(?: state (?P<state>\S+))?(?: layer (?P<layer>\d+))?(?: phase (?P<phase>\d+))?"
 )
 _WEIGHT = re.compile(r"weight (?P<name>\S+): (?P<type>\w+)\[(?P<dims>[\d,]+)\](?: at (?P<at>0x[0-9a-f]+))?")
 _REF = re.compile(r"(?P<name>[^\[\]]+)(?:\[(?P<first>\d+):(?P<end>\d+)\])?")
@@ -199,6 +212,7 @@ def parse(text: str) -> Graph:
     """
     nodes: list[Node] = []
     weights: dict[str, Weight] = {}
+    states: dict[str, State] = {}
     output = ""
     for number, line in _lines(text):
         if line.startswith("return "):
@@ -207,13 +221,15 @@ def parse(text: str) -> Graph:
             dims = tuple(int(d) for d in match["dims"].split(","))
             at = int(match["at"], 16) if match["at"] else None
             weights[match["name"]] = Weight(match["name"], match["type"], dims, at)
+        elif state := parse_state(line):
+            states[state.name] = state
         elif match := _NODE.fullmatch(line):
             nodes.append(_parse_node(match))
         else:
-            raise ValueError(f"line {number}: not a weight, a node or a return: {line!r}")
+            raise ValueError(f"line {number}: not a weight, a state, a node or a return: {line!r}")
     if not output:
         raise ValueError("no return line")
-    return Graph(tuple(nodes), MappingProxyType(weights), output)
+    return Graph(tuple(nodes), MappingProxyType(weights), output, MappingProxyType(states))
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -236,6 +252,7 @@ def _parse_node(match: re.Match[str]) -> Node:
         phase=int(match["phase"]) if match["phase"] else None,
         place=LOGITS if match["logits"] else int(match["place"], 16) if match["place"] else None,
         stride=int(match["stride"]) if match["stride"] else None,
+        state=match["state"],
     )
 
 

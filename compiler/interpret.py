@@ -35,7 +35,7 @@ class Step:
 
 @dataclass
 class Interpreter:
-    """Holds the KV cache between steps.
+    """Holds the states between steps, by name and slot.
 
     ``weights`` maps a weight's name to its values (``float``, in the graph's shape;
     inverse frequencies for rotation tables).
@@ -43,7 +43,7 @@ class Interpreter:
 
     graph: Graph
     weights: Mapping[str, Array]
-    cache: dict[tuple[int, int], tuple[list[Array], list[Array]]] = field(default_factory=dict)
+    cache: dict[tuple[str, int], tuple[list[Array], list[Array]]] = field(default_factory=dict)
 
     def run(self, step: Step) -> Array:
         """Logits ``float64 [count(want), vocab]`` of one step."""
@@ -215,25 +215,24 @@ def op_rope(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
 
 
 @_op
-def op_kv_store(run: Interpreter, node: Node, step: Step, ins: Inputs) -> int:
-    layer = int(node.layer or 0)
-    heads = int(node.attrs["kv_heads"])
+def op_kv_store(run: Interpreter, node: Node, step: Step, ins: Inputs) -> str:
+    heads, state = int(node.attrs["kv_heads"]), str(node.state)
     for t, (slot, position) in enumerate(zip(step.slot, step.position, strict=True)):
-        keys, values = run.cache.setdefault((layer, int(slot)), ([], []))
+        keys, values = run.cache.setdefault((state, int(slot)), ([], []))
         del keys[int(position) :], values[int(position) :]
         keys.append(ins[0][t].reshape(heads, -1))
         values.append(ins[1][t].reshape(heads, -1))
-    return layer
+    return state
 
 
 @_op
 def op_attention(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
-    q, layer = ins
+    q, state = ins
     heads, kv_heads, window = (int(node.attrs[k]) for k in ("heads", "kv_heads", "window"))
     out = np.empty((q.shape[0], node.type.columns))
     for t, (slot, position) in enumerate(zip(step.slot, step.position, strict=True)):
         first = max(0, int(position) + 1 - window) if window else 0
-        keys, values = (np.stack(c[first : int(position) + 1], axis=1) for c in run.cache[layer, int(slot)])
+        keys, values = (np.stack(c[first : int(position) + 1], axis=1) for c in run.cache[state, int(slot)])
         group = q[t].reshape(kv_heads, heads // kv_heads, -1)
         scores = np.einsum("hgd,htd->hgt", group, keys) * node.attrs["scale"]
         if cap := float(node.attrs["softcap"]):

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from compiler.formats import FORMATS, Format, panel_bytes
 from compiler.formats.parts.record import Panel
+from compiler.states import ELEMENT_TYPES
 
 #: Element types of the KV cache.
-KV_TYPES = ("f32", "f16", "q8_0")
+KV_TYPES = tuple(ELEMENT_TYPES)
 
 
 @dataclass(frozen=True)

@@ -59,16 +59,19 @@ def lower(plan: ResolvedPlan, model: ModelDescription) -> Lowered:
     types = assign_types(model, plan.quantization)
     with open_rows(model) as rows:
         decoder = build_decoder(model, lambda name: rows.float32(model.tensors[name]), plan.execution.context)
-    decisions = Decisions({t.name: t.type for t in types}, plan.execution.step_tokens)
+    decisions = Decisions(
+        {t.name: t.type for t in types},
+        plan.execution.step_tokens,
+        plan.execution.context,
+        plan.execution.slots,
+        plan.execution.kv_cache,
+    )
     graph = run_passes(decoder.graph, decisions)
     request = EmitRequest(
         graph=graph,
         decisions=decisions,
         backend=backend,
         constants=decoder.constants,
-        context=plan.execution.context,
-        slots=plan.execution.slots,
-        kv_cache=plan.execution.kv_cache,
         op_timing=plan.observability.op_timing,
         plan_digest=plan.digest,
     )
@@ -79,5 +82,5 @@ def lower(plan: ResolvedPlan, model: ModelDescription) -> Lowered:
         "arena_bytes": arena_bytes(graph, decisions),
         "arena_unshared_bytes": unshared_bytes(decoder.graph, decisions),
     }
-    cost = static_cost(graph, plan.execution.kv_cache)
+    cost = static_cost(graph)
     return Lowered(backend, decoder, types, graph, emitted, packed_tensors(graph), cost, memory)

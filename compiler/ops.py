@@ -50,7 +50,8 @@ class OpSpec:
     ``crosses_rows`` a thread reads rows that another made, although it is shared by rows.
     ``routes``       chooses experts (attributes ``experts`` and ``used``).
     ``rotates``      its weight is a table of inverse frequencies.
-    ``reads``, ``writes``  whether it reads or writes the state of its layer (:mod:`compiler.graph`).
+    ``state``        the content of the state of its layer that it uses (``kv``; :mod:`compiler.states`).
+    ``reads``, ``writes``  what it does with it.
     """
 
     name: str
@@ -71,6 +72,7 @@ class OpSpec:
     crosses_rows: bool = False
     routes: bool = False
     rotates: bool = False
+    state: str = ""
     reads: bool = False
     writes: bool = False
 
@@ -141,6 +143,10 @@ def _bias(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueT
     return ins[0]
 
 
+def _kv_store(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
+    return ValueType("kv", "T", 1)
+
+
 def _attention(node: Node, ins: list[ValueType], ws: list[tuple[int, ...]]) -> ValueType:
     heads, kv_heads = int(node.attrs["heads"]), int(node.attrs["kv_heads"])
     _need(node, heads % kv_heads == 0, f"{heads} heads over {kv_heads} KV heads")
@@ -202,8 +208,8 @@ def _attention_ops() -> list[OpSpec]:
     shape: dict[str, type] = {"heads": int, "kv_heads": int, "head_dim": int, "head_dim_v": int}
     attrs = shape | {"scale": float, "softcap": float, "window": int}
     return [
-        OpSpec("kv_store", 2, 0, shape, lambda n, i, w: ValueType("kv", "T", 1), "rows", writes=True),
-        OpSpec("attention", 2, 0, attrs, _attention, "heads", cost="positions", reads=True),
+        OpSpec("kv_store", 2, 0, shape, _kv_store, "rows", state="kv", writes=True),
+        OpSpec("attention", 2, 0, attrs, _attention, "heads", cost="positions", state="kv", reads=True),
     ]
 
 
@@ -301,6 +307,7 @@ def verify(graph: Graph) -> Graph:
         for name in node.inputs:
             _need(node, name in types, f"{name} is used before it is defined")
         _verify_arity(node, declared)
+        _verify_state(graph, node, declared)
         for ref in node.weights:
             _need(node, ref.name in graph.weights, f"weight {ref.name} is not declared")
             _verify_range(node, ref, graph.weights[ref.name])
@@ -308,6 +315,9 @@ def verify(graph: Graph) -> Graph:
         inferred = declared.infer(node, [types[name] for name in node.inputs], shapes)
         _need(node, node.type == inferred, f"declared {node.type}, its inputs give {inferred}")
         types[node.output] = node.type
+    used = {node.state for node in graph.nodes}
+    if unused := [name for name in graph.states if name not in used]:
+        raise InvalidGraph(f"no node uses the state {unused[0]}")
     if graph.output not in types:
         raise InvalidGraph(f"the graph returns {graph.output}, which no node makes")
     return graph
@@ -332,6 +342,20 @@ def _verify_arity(node: Node, declared: OpSpec) -> None:
         )
     if "kind" in declared.attrs:
         _need(node, node.attrs["kind"] in ACTIVATIONS, f"unknown activation {node.attrs['kind']!r}")
+
+
+def _verify_state(graph: Graph, node: Node, declared: OpSpec) -> None:
+    if node.state is None:
+        _need(node, not declared.state, f"no state, one of {declared.state} expected")
+        return
+    _need(node, node.state in graph.states, f"state {node.state} is not declared")
+    state = graph.states[node.state]
+    _need(node, state.content == declared.state, f"state {node.state}, one of {declared.state!r} expected")
+    window = node.attrs.get("window", state.window)
+    _need(node, window == state.window, f"looks back {window} positions, its state {state.window}")
+    if "kv_heads" in node.attrs:
+        shapes = [(node.attrs["kv_heads"], node.attrs[key]) for key in ("head_dim", "head_dim_v")]
+        _need(node, [(p.rows, p.columns) for p in state.parts] == shapes, f"{state} is of other heads")
 
 
 def _verify_range(node: Node, ref: Ref, weight: Weight) -> None:

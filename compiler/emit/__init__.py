@@ -19,7 +19,7 @@ import jinja2
 import numpy as np
 
 from compiler.backends import Backend
-from compiler.emit.layers import KvGeometry, LayerShape, layer_shapes, roles, split_layers
+from compiler.emit.layers import layer_shapes, roles, split_layers, states_of
 from compiler.emit.places import ROWS, Places, float_literal
 from compiler.emit.projections import Projection, projection, split_refs
 from compiler.emit.timers import enumerator, op_label, op_labels
@@ -29,12 +29,12 @@ from compiler.ops import OpSpec, spec
 from compiler.passes import Decisions
 from compiler.passes.layout import ROTATION, round_up, weights_bytes
 from compiler.passes.memory import arena_bytes
+from compiler.states import PAGE, rewindable, total_bytes
 
 #: ``kernels_c`` lies beside ``compiler`` in the checkout and when installed.
 _ROOT = Path(__file__).resolve().parents[2] / "kernels_c"
-#: ATTENTION_BLOCK and ATTENTION_ROWS of kernels_c/include/activations.h (asserted in config.h).
-ATTENTION_BLOCK, ATTENTION_ROWS = 256, 64
-_KV_ELEMENT = {"f32": 4, "f16": 2, "q8_0": 1}
+#: ATTENTION_ROWS of kernels_c/include/activations.h.
+ATTENTION_ROWS = 64
 #: Most tokens whose panel sums a thread holds at a time.
 TOKEN_TILE = 256
 
@@ -47,11 +47,20 @@ class EmitRequest:
     decisions: Decisions
     backend: Backend
     constants: Mapping[str, np.ndarray]
-    context: int
-    slots: int
-    kv_cache: str
     op_timing: bool
     plan_digest: str
+
+    @property
+    def context(self) -> int:
+        return self.decisions.context
+
+    @property
+    def slots(self) -> int:
+        return self.decisions.slots
+
+    @property
+    def kv_cache(self) -> str:
+        return self.decisions.kv_cache
 
 
 @dataclass(frozen=True)
@@ -128,8 +137,7 @@ class _View:
         self.places = Places(request.graph, request.decisions)
         self.before, layers, self.after = split_layers(request.graph)
         self.n_layers = len(layers)
-        self.geometry = {i: self._geometry(nodes) for i, nodes in enumerate(layers)}
-        self.shapes = layer_shapes(request.graph, layers, self.geometry)
+        self.shapes = layer_shapes(request.graph, layers)
         self.layers = layers
         self.roles = roles(request.graph, layers)
         self.functions: dict[Projection, str] = {}
@@ -165,44 +173,24 @@ class _View:
 
     @property
     def kv_bytes(self) -> int:
-        return sum(round_up(kv.slot_bytes, 64) * self.request.slots for kv in self.geometry.values())
+        return total_bytes(self.graph.states, self.request.slots)
 
     @property
     def kv_slack(self) -> int:
         """How far a sequence may be rewound: a ring keeps this much behind the window of its newest token."""
-        windows = [
-            self.geometry[node.layer or 0].capacity - int(node.attrs["window"])
-            for node in self.graph.nodes
-            if spec(node).reads and node.attrs["window"]
-        ]
-        full = round_up(self.request.context, ATTENTION_BLOCK)
-        return min([full, *windows])
+        return rewindable(self.graph.states, round_up(self.request.context, PAGE))
 
     @property
     def query_tile(self) -> int:
         """Tokens whose queries one unit of attention carries through the cache."""
         groups = [
-            int(n.attrs["heads"]) // int(n.attrs["kv_heads"]) for n in self.graph.nodes if spec(n).reads
+            int(n.attrs["heads"]) // int(n.attrs["kv_heads"]) for n in self.graph.nodes if self.attends(n)
         ]
         return max(1, ATTENTION_ROWS // max(groups, default=1))
 
     @property
     def token_tile(self) -> int:
         return min(TOKEN_TILE, self.request.decisions.step_tokens * self.used_experts)
-
-    def _geometry(self, nodes: list[Node]) -> KvGeometry:
-        node = next(n for n in nodes if spec(n).reads)
-        capacity = self.request.context
-        if window := int(node.attrs["window"]):
-            capacity = min(capacity, window + self.request.decisions.step_tokens)
-        return KvGeometry(
-            kv_heads=int(node.attrs["kv_heads"]),
-            head_dim=int(node.attrs["head_dim"]),
-            head_dim_v=int(node.attrs["head_dim_v"]),
-            capacity=round_up(capacity, ATTENTION_BLOCK),
-            element=_KV_ELEMENT[self.request.kv_cache],
-            scaled=self.request.kv_cache == "q8_0",
-        )
 
     # -- what is rendered ---------------------------------------------------------------
 
@@ -217,13 +205,18 @@ class _View:
         """Files of the backend's kernel set, in the order in which kernels.h includes them."""
         return [bundle_name(name) for name in self.request.backend.sources]
 
-    def table(self) -> Iterator[tuple[int, int, int, list[int]]]:
-        """A row a layer: (number, shape, KV offset, offsets of the weights in the order of ``roles``)."""
-        offset = 0
+    @property
+    def contents(self) -> list[str]:
+        """What layers remember: a column of their table each."""
+        return list(dict.fromkeys(state.content for state in self.graph.states.values()))
+
+    def table(self) -> Iterator[tuple[int, int, list[int], list[int]]]:
+        """A row a layer: number, shape, offsets of its states (``contents``), of its weights (``roles``)."""
         shape_of = {number: shape.index for shape in self.shapes for number in shape.layers}
         for number, nodes in enumerate(self.layers):
-            yield number, shape_of[number], offset, self._offsets(nodes)
-            offset += round_up(self.geometry[number].slot_bytes, 64) * self.request.slots
+            held = states_of(self.graph, nodes)
+            states = [(held[name].offset or 0) if name in held else 0 for name in self.contents]
+            yield number, shape_of[number], states, self._offsets(nodes)
 
     def _offsets(self, nodes: list[Node]) -> list[int]:
         from compiler.emit.places import role
@@ -262,6 +255,10 @@ class _View:
             [self.places.matrix(ref) for ref in matrices],
             [self.places.vector(ref) for ref in biases],
         )
+
+    def attends(self, node: Node) -> bool:
+        """Whether a node reads every position that its state holds."""
+        return spec(node).cost == "positions"
 
     def spec(self, node: Node) -> OpSpec:
         """The declaration of a node's op."""
@@ -317,6 +314,3 @@ class _View:
         """Pointers to the parts of a routing: experts, weights, token of a pair, pair of a token's rank."""
         size = round_up(self.request.decisions.step_tokens * node.type.columns * 4, 64)
         return [f"AT({(node.place or 0) + i * size:#x})" for i in range(4)]
-
-    def shape_kv(self, shape: LayerShape) -> KvGeometry:
-        return shape.kv

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
 from compiler.emit.places import role
 from compiler.graph import Graph, Node
-
-
-@dataclass(frozen=True)
-class KvGeometry:
-    """The cache of one layer of one slot: capacity in tokens and the bytes of its parts."""
-
-    kv_heads: int
-    head_dim: int
-    head_dim_v: int
-    capacity: int
-    element: int
-    scaled: bool
-
-    @property
-    def k_bytes(self) -> int:
-        return self.kv_heads * self.capacity * self.head_dim * self.element
-
-    @property
-    def v_bytes(self) -> int:
-        return self.kv_heads * self.capacity * self.head_dim_v * self.element
-
-    @property
-    def scale_bytes(self) -> int:
-        return self.kv_heads * self.capacity * 4 if self.scaled else 0
-
-    @property
-    def slot_bytes(self) -> int:
-        return self.k_bytes + self.v_bytes + 2 * self.scale_bytes
+from compiler.states import State
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """Nodes of the first layer of this shape, the KV geometry, and the numbers of all such layers."""
+    """Nodes and states (by content) of the first layer of this shape, and the numbers of all such layers."""
 
     index: int
     nodes: tuple[Node, ...]
-    kv: KvGeometry
+    states: Mapping[str, State]
     layers: tuple[int, ...]
 
 
@@ -61,17 +34,22 @@ def split_layers(graph: Graph) -> tuple[list[Node], list[list[Node]], list[Node]
     return before, layers, after
 
 
-def layer_shapes(
-    graph: Graph, layers: Iterable[list[Node]], geometry: dict[int, KvGeometry]
-) -> list[LayerShape]:
+def states_of(graph: Graph, nodes: Iterable[Node]) -> dict[str, State]:
+    """The states that a run of nodes uses, by content."""
+    found = (graph.states[node.state] for node in nodes if node.state is not None)
+    return {state.content: state for state in found}
+
+
+def layer_shapes(graph: Graph, layers: Iterable[list[Node]]) -> list[LayerShape]:
     """Layers whose emitted C would be the same text, grouped."""
-    found: dict[tuple[object, ...], tuple[list[Node], KvGeometry, list[int]]] = {}
+    found: dict[tuple[object, ...], tuple[list[Node], list[int]]] = {}
     for number, nodes in enumerate(layers):
-        key = (geometry[number], *(_key(graph, nodes, node) for node in nodes))
-        found.setdefault(key, (nodes, geometry[number], []))[2].append(number)
+        states = tuple(state.geometry() for state in states_of(graph, nodes).values())
+        key = (states, *(_key(graph, nodes, node) for node in nodes))
+        found.setdefault(key, (nodes, []))[1].append(number)
     return [
-        LayerShape(index, tuple(nodes), kv, tuple(numbers))
-        for index, (nodes, kv, numbers) in enumerate(found.values())
+        LayerShape(index, tuple(nodes), states_of(graph, nodes), tuple(numbers))
+        for index, (nodes, numbers) in enumerate(found.values())
     ]
 
 

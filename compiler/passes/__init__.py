@@ -17,11 +17,15 @@ from compiler.ops import verify
 class Decisions:
     """What the plan decided that shapes the graph.
 
-    ``types``: format of each tensor by name. ``step_tokens``: most tokens of a step.
+    ``types``: format of each tensor by name. ``step_tokens``: most tokens of a step. ``context``:
+    positions of a sequence. ``kv_cache``: element type of paged states.
     """
 
     types: Mapping[str, str]
     step_tokens: int
+    context: int
+    slots: int
+    kv_cache: str
 
 
 Pass = Callable[[Graph, Decisions], Graph]
@@ -35,12 +39,14 @@ def passes() -> tuple[tuple[str, Pass], ...]:
     from compiler.passes.memory import memory
     from compiler.passes.phases import phases
     from compiler.passes.quantize import quantize
+    from compiler.passes.states import states
 
     return (
         ("assign", assign),  # each weight gets the format the plan decided
         ("fuse", fuse),  # projections with their biases, activations and residuals
         ("quantize", quantize),  # activations are quantized once for all that read them
         ("layout", layout),  # where each weight lies in weights.bin
+        ("states", states),  # what each layer's state is stored as, and where
         ("phases", phases),  # what runs without a barrier between
         ("memory", memory),  # where each value lies in the arena
     )

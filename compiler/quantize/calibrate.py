@@ -79,7 +79,7 @@ class _Run(Interpreter):
     model: ModelDescription = field(kw_only=True)
     rows: Rows = field(kw_only=True)
     sums: dict[str, Sums] = field(default_factory=dict)
-    keys: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+    keys: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
     def window(self, tokens: npt.NDArray[np.int32]) -> None:
         count = len(tokens)
@@ -143,19 +143,19 @@ def _matmul(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     return ins[0] @ run.weight(node.weights[0]).T
 
 
-def _kv_store(run: Interpreter, node: Node, step: Step, ins: Inputs) -> int:
+def _kv_store(run: Interpreter, node: Node, step: Step, ins: Inputs) -> str:
     assert isinstance(run, _Run)
-    layer, heads = int(node.layer or 0), int(node.attrs["kv_heads"])
+    state, heads = str(node.state), int(node.attrs["kv_heads"])
     keys, values = (x.reshape(len(x), heads, -1).swapaxes(0, 1) for x in ins)
-    run.keys[layer] = keys, values
-    return layer
+    run.keys[state] = keys, values
+    return state
 
 
 def _attention(run: Interpreter, node: Node, step: Step, ins: Inputs) -> Array:
     assert isinstance(run, _Run)
-    q, layer = ins
+    q, state = ins
     heads, kv_heads, window = (int(node.attrs[k]) for k in ("heads", "kv_heads", "window"))
-    keys, values = run.keys.pop(layer)
+    keys, values = run.keys.pop(state)
     count, group = len(q), heads // kv_heads
     back = step.position[:, None] - step.position[None, :]
     seen = (back >= 0) & (back < window) if window else back >= 0

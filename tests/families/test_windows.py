@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compiler import lower_plan
-from compiler.emit import ATTENTION_BLOCK
+from compiler.states import PAGE
 from runtime.bundle.reader import open_bundle
 from runtime.engine.executable import Executable
 from tests.conformance.conftest import nmse, plan_of, run_logits, runnable_backends
@@ -21,7 +21,7 @@ BASE = CASES["gemma3-window-base"]
 #: Three layers with a window of 8, of which the third sees everything.
 KEYS = {"context_length": 4096, "attention.sliding_window_pattern": 3}
 CASE = replace(BASE, layers=3, metadata={**BASE.metadata, **KEYS})
-CONTEXT, STEP, RING = 2048, 8, ATTENTION_BLOCK
+CONTEXT, STEP, RING = 2048, 8, PAGE
 #: Bytes that a position takes in a layer, in floats.
 POSITION = KV_HEADS * 2 * HEAD_DIM * 4
 

@@ -29,6 +29,9 @@ DECISIONS = Decisions(
         "blk.0.ffn_down.weight": "q5_0",
     },
     step_tokens=8,
+    context=1024,
+    slots=2,
+    kv_cache="q8_0",
 )
 NAMES = [name for name, _ in passes()]
 
