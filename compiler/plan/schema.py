@@ -56,7 +56,7 @@ def whole_numbers(document: Any) -> Any:
         (group, name)
         for group, holder in plan_schema()["$defs"].items()
         for name, rule in holder.get("properties", {}).items()
-        if rule.get("type") == "integer"
+        if "integer" in rule.get("type", ())
     }
     result = dict(document)
     if isinstance(result["version"], float):
@@ -184,6 +184,7 @@ def _allowed(rule: dict[str, Any]) -> str | None:
             else f"from {rule['minimum']}"
         )
         numbers, _, rest = text.partition(" or ")
+        rest = rule["pattern"].strip("^$") if "pattern" in rule else rest  # a word beside the numbers
         return f"{numbers} {low} to {rule['maximum']}" + (f", or {rest}" if rest else "")
     if "properties" in rule:
         return f"{text}: {', '.join(rule['properties'])}"

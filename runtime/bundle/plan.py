@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
@@ -23,8 +24,11 @@ from runtime.bundle.planfields import BY_PATH, FIELDS, check_value, plan_error
 from runtime.bundle.spelling import did_you_mean
 from runtime.errors import EXIT_BUNDLE, EngineError
 
-Origin = Literal["plan", "default", "model", "probe", "override"]
+Origin = Literal["plan", "default", "model", "probe", "override", "drawn"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
+
+#: Seeds are drawn below this: every reader of JSON keeps such a number whole.
+MAX_DRAWN_SEED = 2**53
 
 #: Fields that name things and decide nothing; they stay out of the digest.
 LABELS = frozenset({"name", "model"})
@@ -92,7 +96,8 @@ class Sampling:
     dry_sequence_breakers: tuple[str, ...]
     xtc_probability: float
     xtc_threshold: float
-    seed: int
+    #: ``random`` in a plan that is declared so; a number in the plan of a run.
+    seed: int | Literal["random"]
 
 
 @dataclass(frozen=True)
@@ -243,6 +248,7 @@ class ResolvedPlan:
         Anything in ``fixed`` names what needs other code or memory and is refused
         (``not_overridable``). ``has_energy_meter`` says whether ``max_watts`` can be
         measured here; None leaves that unchecked. All faults are reported together.
+        A seed that is declared ``random`` is drawn here, with origin ``drawn``.
         """
         wishes: dict[str, Any] = {}
         for group, given in (("limits", limits), ("sampling", sampling)):
@@ -256,9 +262,12 @@ class ResolvedPlan:
             fault = check_value(path, value) if path in BY_PATH else _unknown(path)
             faults += [fault] if fault is not None else []
         if not faults:
-            changed = ResolvedPlan.from_values(
-                {**self.values(), **wishes}, {**self.origins, **dict.fromkeys(wishes, "override")}
-            )
+            values = {**self.values(), **wishes}
+            origins: dict[str, Origin] = {**self.origins, **dict.fromkeys(wishes, "override")}
+            if values["sampling.seed"] == "random":
+                values["sampling.seed"] = secrets.randbelow(MAX_DRAWN_SEED)
+                origins["sampling.seed"] = "drawn"
+            changed = ResolvedPlan.from_values(values, origins)
             faults = check_together(changed.values(), has_energy_meter)
         if faults:
             raise _report(faults)

@@ -37,7 +37,8 @@ _KIND_WORDS = {
 
 @dataclass(frozen=True)
 class Field:
-    """One value of a plan. ``low`` and ``high`` are inclusive unless ``above`` makes low exclusive."""
+    """One value of a plan. ``low`` and ``high`` are inclusive unless ``above`` makes low exclusive.
+    ``word`` is a text that is accepted beside what ``kind`` says."""
 
     path: str
     kind: Kind
@@ -47,6 +48,7 @@ class Field:
     choices: tuple[str, ...] = ()
     pattern: str | None = None
     nullable: bool = False
+    word: str | None = None
 
     @property
     def allowed(self) -> str:
@@ -59,6 +61,7 @@ class Field:
         else:
             text = _KIND_WORDS[self.kind]
             text += f" that matches {self.pattern}" if self.pattern is not None else ""
+        text += f", or {self.word}" if self.word is not None else ""
         return f"{text}, or null" if self.nullable else text
 
 
@@ -100,7 +103,7 @@ FIELDS: tuple[Field, ...] = (
     Field("sampling.dry_sequence_breakers", "texts"),
     Field("sampling.xtc_probability", "number", 0, 1),
     Field("sampling.xtc_threshold", "number", 0, 1),
-    Field("sampling.seed", "integer", 0, 2**63 - 1),
+    Field("sampling.seed", "integer", 0, 2**63 - 1, word="random"),
     Field("observability.op_timing", "boolean"),
 )
 
@@ -126,7 +129,7 @@ def shown(value: object) -> str:
 def check_value(path: str, value: Any) -> EngineError | None:
     """The fault of one value of a resolved plan, or None where it is fine."""
     field = BY_PATH[path]
-    if value is None and field.nullable:
+    if (value is None and field.nullable) or (isinstance(value, str) and value == field.word):
         return None
     if not _has_type(field, value):
         return plan_error(

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import typer
 
 from runtime.cli.output import print_error
-from runtime.errors import EXIT_INTERRUPTED, EngineError
+from runtime.errors import EXIT_INTERRUPTED, EXIT_USAGE, EngineError
 from runtime.version import ENGINE_VERSION
 
 #: The modules in the order in which ``engine --help`` lists them, and the commands of each.
@@ -92,9 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except EngineError as error:
         print_error(error, as_json="--json" in arguments)
         code = error.exit_code
-    except _ClickException as error:
-        error.show()  # to stderr, with the usage
-        code = error.exit_code
+    except _ClickException as fault:
+        from runtime.cli.usage import usage_error
+
+        if (told := usage_error(fault, arguments)) is None:
+            fault.show()  # the help
+        else:
+            print_error(told, as_json="--json" in arguments)
+        code = EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
     except BrokenPipeError:

@@ -83,7 +83,7 @@ def bench(
     if not meter.available:
         note(f"note: no energy: {meter.reason}")
     note(f"note: {TIMED}" + (f", {NOT_TIMED_SAMPLED}" if sample else f"; {NOT_TIMED}"))
-    sampling = Request.of_plan(bundle.plan, [0]).sampling if sample else None
+    sampling = Request.of_plan(bundle.plan.with_overrides(), [0]).sampling if sample else None
     results: list[dict[str, Any]] = []
     for count in counts:
         with (

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ from runtime.errors import EXIT_USAGE, EngineError
 if TYPE_CHECKING:
     from runtime.bundle.plan import ResolvedPlan
     from runtime.engine.loop import Engine
+    from runtime.engine.request import Wishes
 
 HELP = """\
 /reset           forget the conversation, keep the system prompt
@@ -37,32 +38,15 @@ def register(app: typer.Typer) -> None:
     app.command()(chat)
 
 
+@flags.expanded
 def chat(
-    target: Annotated[
-        str | None, typer.Argument(metavar="[PLAN|BUNDLE]", help="A plan's file or name, or a bundle.")
-    ] = None,
+    target: flags.Target = None,
     system: Annotated[str | None, typer.Option("--system", "-s", help="The system prompt.")] = None,
     messages: Annotated[
         Path | None, typer.Option(help="A conversation to go on with, as /save or engine run take it.")
     ] = None,
-    model: flags.Model = None,
-    quant: flags.Quant = None,
-    requantize: flags.Requantize = False,
-    backend: flags.Backend = "cpu_avx2",
-    context: flags.Context = None,
-    kv_cache: flags.KvCache = None,
-    max_tokens: flags.MaxTokens = None,
-    temperature: flags.Temperature = None,
-    top_k: flags.TopK = None,
-    top_p: flags.TopP = None,
-    min_p: flags.MinP = None,
-    typical_p: flags.TypicalP = None,
-    repetition_penalty: flags.RepetitionPenalty = None,
-    presence_penalty: flags.PresencePenalty = None,
-    frequency_penalty: flags.FrequencyPenalty = None,
-    seed: flags.Seed = None,
-    stop: flags.Stop = None,
-    threads: flags.Threads = None,
+    made: flags.Made = flags.Made(),  # noqa: B008 (replaced by its flags)
+    own: flags.Own = flags.Own(),  # noqa: B008
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Metrics after each answer.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Answers only.")] = False,
 ) -> None:
@@ -71,51 +55,56 @@ def chat(
     Answers go to stdout, everything else to stderr; lines may come from a pipe. Without a plan or a
     bundle, --model makes a plan, as in engine run.
     """
-    if (target is None) == (model is None):
-        raise flags.usage("name a plan or a bundle, or give --model (not both)", "engine chat PLAN")
     from runtime.bundle.machine import Machine
     from runtime.cli.run import read_messages
-    from runtime.cli.target import bundle_of, bundle_of_document
+    from runtime.cli.target import Named
     from runtime.engine.chat import chat_format, checked_messages
     from runtime.engine.executable import Executable
     from runtime.engine.loop import Engine
+    from runtime.engine.request import Wishes
     from runtime.engine.tokenizer import Tokenizer
 
+    named = Named.of(target, made, "chat")
+    if verbose and quiet:
+        raise flags.usage("--verbose and --quiet exclude each other")
     history = checked_messages(read_messages(messages)) if messages is not None else []
     conversation = Conversation(history)
     if system is not None:
         conversation.set_system(system, keep=True)
-    sampling = flags.given(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        typical_p=typical_p,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        seed=seed,
-    )
-    limits = flags.given(max_tokens=max_tokens)
-    if model is None:
-        bundle = bundle_of(str(target), quiet=quiet)
-    else:
-        document = flags.plan_document(model, quant, requantize, backend, context, kv_cache)
-        bundle = bundle_of_document(document, quiet=quiet)
+    limits, sampling, bias = own.limits, own.sampling, own.bias()
+    bundle = named.bundle(quiet=quiet)
     machine = Machine.probe()
-    plan = bundle.plan.with_overrides(limits, sampling, threads, has_energy_meter=machine.has_energy_meter)
+
+    def plan() -> ResolvedPlan:  # for each answer: a seed may be drawn
+        meter = machine.has_energy_meter
+        return bundle.plan.with_overrides(limits, sampling, own.threads, has_energy_meter=meter)
+
+    decided = plan()
     tokenizer = Tokenizer.from_bundle(bundle)
     origin = chat_format(tokenizer).origin
-    engine = Engine(Executable.open(bundle, plan.execution.threads, machine=machine), tokenizer)
+    engine = Engine(Executable.open(bundle, decided.execution.threads, machine=machine), tokenizer)
     try:
+        wishes = Wishes(tuple(own.stop or ()), bias)
         if not quiet:
+            flags.note_unused(decided, sampling)
             template = "its own chat template" if origin == "model" else f"no chat template ({origin})"
-            room = f"{plan.execution.context} tokens of context"
-            note(f"{plan.model} {plan.quantization.recipe}, {template}, {room}")
+            room = f"{decided.execution.context} tokens of context"
+            note(f"{decided.model} {decided.quantization.recipe}, {template}, {room}")
             note("/help lists the commands")
-        _talk(engine, plan, conversation, stop or (), verbose=verbose, quiet=quiet)
+        _talk(Speaker(engine, plan, wishes, verbose=verbose, quiet=quiet), conversation)
     finally:
         engine.close()
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """What answers: the engine, the plan of each answer, and what is asked beside it."""
+
+    engine: Engine
+    plan: Callable[[], ResolvedPlan]
+    wishes: Wishes
+    verbose: bool
+    quiet: bool
 
 
 @dataclass
@@ -157,17 +146,9 @@ class Conversation:
         self.saved.add(path.absolute())
 
 
-def _talk(
-    engine: Engine,
-    plan: ResolvedPlan,
-    conversation: Conversation,
-    stop: Sequence[str],
-    *,
-    verbose: bool,
-    quiet: bool,
-) -> None:
+def _talk(speaker: Speaker, conversation: Conversation) -> None:
     """Reads lines and answers them until /exit or the end of input."""
-    while (line := _read_line(quiet)) is not None:
+    while (line := _read_line(speaker.quiet)) is not None:
         text = line.strip()
         try:
             if text == "/exit":
@@ -176,7 +157,7 @@ def _talk(
                 _command(text, conversation)
             elif text:
                 conversation.messages.append({"role": "user", "content": text})
-                _answer(engine, plan, conversation, stop, verbose=verbose, quiet=quiet)
+                _answer(speaker, conversation)
         except EngineError as error:
             # A question that cannot be answered is not part of the conversation.
             if conversation.messages and conversation.messages[-1]["role"] == "user":
@@ -226,29 +207,22 @@ def _command(text: str, conversation: Conversation) -> None:
         raise EngineError("usage", wrong, hint="/help lists the commands", exit_code=EXIT_USAGE)
 
 
-def _answer(
-    engine: Engine,
-    plan: ResolvedPlan,
-    conversation: Conversation,
-    stop: Sequence[str],
-    *,
-    verbose: bool,
-    quiet: bool,
-) -> None:
+def _answer(speaker: Speaker, conversation: Conversation) -> None:
     """Streams the answer to the last message and puts what was said of it into the conversation."""
     from runtime.cli.run import run_request
     from runtime.engine.chat import chat_prompt
-    from runtime.engine.request import Request, Wishes
+    from runtime.engine.request import Request
 
+    plan, wishes, engine = speaker.plan(), speaker.wishes, speaker.engine
     prompt = chat_prompt(engine.tokenizer, conversation.messages)
-    request = Request.of_plan(plan, prompt.ids, Wishes(stop=(*stop, *prompt.stops)))
-    report = run_request(engine, plan, request, stream=True, quiet=quiet)
+    request = Request.of_plan(plan, prompt.ids, replace(wishes, stop=(*wishes.stop, *prompt.stops)))
+    report = run_request(engine, plan, request, stream=True, quiet=speaker.quiet)
     sequence = report.completion.sequence
     if sequence.error is not None:
         raise sequence.error
     conversation.messages.append({"role": "assistant", "content": sequence.text})
     reason = str(sequence.stop_reason)
-    if reason not in ("end_of_sequence", "stop_sequence") and not quiet:
+    if reason not in ("end_of_sequence", "stop_sequence") and not speaker.quiet:
         note(f"({reason})")
-    if verbose:
+    if speaker.verbose:
         note(report.to_text())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runtime.cli.evaluation import Row, Subject, as_text, to_json
+from runtime.cli.flags import usage
 from runtime.cli.output import Progress, note, print_json, progress_bars
 from runtime.errors import EXIT_USAGE, EngineError
 
@@ -58,6 +59,8 @@ def evaluate(
     from runtime.engine.executable import Executable
     from runtime.engine.tokenizer import Tokenizer
 
+    if tensors and reference == "none":
+        raise usage("--tensors shows errors against a reference, and --reference is none")
     content = read_text(text)
     with progress_bars() as progress:
         subjects = _subjects(plans, quants)

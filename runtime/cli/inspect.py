@@ -72,6 +72,13 @@ def inspect(
         raise EngineError(
             "unknown_part", f"there is no {part!r} to show", allowed=", ".join(Part), exit_code=EXIT_USAGE
         )
+    if name is not None and part not in (Part.KERNELS, Part.ASM):
+        raise EngineError(
+            "invalid_option",
+            f"{name!r}: of {part} there is nothing to name",
+            hint=f"engine inspect {target} {part}",
+            exit_code=EXIT_USAGE,
+        )
     if part == Part.ROOFLINE:
         from runtime.cli.roofline import roofline
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from runtime.cli.flags import given, usage
 from runtime.cli.output import note, print_json
 from runtime.errors import EXIT_FAILURE, EXIT_USAGE, EngineError
 
@@ -42,8 +43,17 @@ def replay(
     from runtime.control.replay import replay as run_again
     from runtime.engine.loop import Engine
 
+    if prompt is not None and prompt_file is not None:
+        raise usage("give one of --prompt and --prompt-file")
+    if save_plan is not None:
+        others = given(bundle=bundle, prompt=prompt, prompt_file=prompt_file, threads=threads)
+        if others or as_json:
+            words = ", ".join(f"--{name.replace('_', '-')}" for name in (*others, *["json"] * as_json))
+            raise usage(f"--save-plan runs nothing: {words} would be ignored", f"engine replay {execution}")
     with _open(store) as records:
         record = records.find(execution)
+    if record.get("prompt_ids") is not None and (prompt is not None or prompt_file is not None):
+        raise usage("the record keeps its prompt; it needs none", f"engine replay {record['execution_id']}")
     if save_plan is not None:
         _write_plan(save_plan, plan_document(record))
         note(f"wrote {save_plan}; compile it with: engine compile {save_plan}")

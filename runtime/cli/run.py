@@ -36,10 +36,9 @@ def register(app: typer.Typer) -> None:
     app.command()(run)
 
 
+@flags.expanded
 def run(
-    target: Annotated[
-        str | None, typer.Argument(metavar="[PLAN|BUNDLE]", help="A plan's file or name, or a bundle.")
-    ] = None,
+    target: flags.Target = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="The text to continue.", rich_help_panel=_PROMPT)
     ] = None,
@@ -54,35 +53,25 @@ def run(
             rich_help_panel=_PROMPT,
         ),
     ] = None,
-    model: flags.Model = None,
-    quant: flags.Quant = None,
-    requantize: flags.Requantize = False,
-    backend: flags.Backend = "cpu_avx2",
-    context: flags.Context = None,
-    kv_cache: flags.KvCache = None,
-    save_plan: flags.SavePlan = None,
-    max_tokens: flags.MaxTokens = None,
-    max_seconds: Annotated[float | None, typer.Option(rich_help_panel=flags.LIMITS)] = None,
-    max_watts: Annotated[float | None, typer.Option(rich_help_panel=flags.LIMITS)] = None,
-    max_joules: Annotated[float | None, typer.Option(rich_help_panel=flags.LIMITS)] = None,
-    temperature: flags.Temperature = None,
-    top_k: flags.TopK = None,
-    top_p: flags.TopP = None,
-    min_p: flags.MinP = None,
-    typical_p: flags.TypicalP = None,
-    repetition_penalty: flags.RepetitionPenalty = None,
-    presence_penalty: flags.PresencePenalty = None,
-    frequency_penalty: flags.FrequencyPenalty = None,
-    seed: flags.Seed = None,
-    logit_bias: flags.LogitBias = None,
-    stop: flags.Stop = None,
+    continue_final_message: Annotated[
+        bool | None,
+        typer.Option(
+            "--continue/--new-turn",
+            help="With --messages: go on with the last message. Default: if it is an assistant's.",
+            rich_help_panel=_PROMPT,
+        ),
+    ] = None,
+    made: flags.Made = flags.Made(),  # noqa: B008 (replaced by its flags)
+    save_plan: Annotated[
+        Path | None, typer.Option(help="Keep the plan that the flags make.", rich_help_panel=flags.PLAN)
+    ] = None,
+    own: flags.Own = flags.Own(),  # noqa: B008
     ignore_eos: Annotated[
         bool,
         typer.Option(
             "--ignore-eos", help="Go on past the end of the sequence.", rich_help_panel=flags.LIMITS
         ),
     ] = False,
-    threads: flags.Threads = None,
     logprobs: Annotated[
         int | None,
         typer.Option(
@@ -108,46 +97,23 @@ def run(
     PLAN is a plan's file or the name of a bundled plan; it is compiled if it has not been yet. Without
     one, --model makes a plan, with --quant, --backend and the like.
     """
-    if (target is None) == (model is None):
-        raise flags.usage(
-            "name a plan or a bundle, or give --model (not both)", "engine run PLAN --prompt TEXT"
-        )
-    if save_plan is not None and model is None:
+    from runtime.cli.target import Named
+    from runtime.engine.request import Wishes
+
+    named = Named.of(target, made, "run")
+    if save_plan is not None and named.document is None:
         raise flags.usage("--save-plan keeps a plan made by flags; this one exists already")
     if logprobs is not None and not as_json:
         raise flags.usage("--logprobs is shown with --json")
-    from runtime.engine.request import Wishes
-
-    limits = flags.given(
-        max_tokens=max_tokens, max_seconds=max_seconds, max_watts=max_watts, max_joules=max_joules
-    )
-    sampling = flags.given(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        typical_p=typical_p,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        seed=seed,
-    )
-    bias = flags.logit_bias_of_flags(logit_bias)
-    say = prompt_source(prompt, prompt_file, messages)
-    if model is None:
-        from runtime.cli.target import bundle_of
-
-        bundle = bundle_of(str(target), quiet=quiet)
-    else:
-        from runtime.cli.target import bundle_of_document
-
-        document = flags.plan_document(model, quant, requantize, backend, context, kv_cache)
-        if save_plan is not None:
-            document = flags.with_quantization(document, quiet=quiet)
-            _save_plan(save_plan, document, limits, sampling, threads)
-        bundle = bundle_of_document(document, quiet=quiet)
-    wishes = Wishes(tuple(stop or ()), bias, logprobs, ignore_eos)
-    report = execute(bundle, say, wishes, limits, sampling, threads, not (as_json or no_stream), quiet)
+    if continue_final_message is not None and messages is None:
+        raise flags.usage("--continue and --new-turn are about --messages")
+    limits, sampling, bias = own.limits, own.sampling, own.bias()
+    say = prompt_source(prompt, prompt_file, messages, continue_final_message)
+    bundle = named.bundle(quiet=quiet)
+    if save_plan is not None:
+        _save_plan(save_plan, named.declared())
+    wishes = Wishes(tuple(own.stop or ()), bias, logprobs, ignore_eos)
+    report = execute(bundle, say, wishes, limits, sampling, own.threads, not (as_json or no_stream), quiet)
     if as_json:
         print_json(report.to_json())
     elif no_stream:
@@ -178,6 +144,8 @@ def execute(
 
     machine = Machine.probe()
     plan = bundle.plan.with_overrides(limits, sampling, threads, has_energy_meter=machine.has_energy_meter)
+    if not quiet:
+        flags.note_unused(plan, sampling)
     tokenizer = Tokenizer.from_bundle(bundle)
     engine = Engine(Executable.open(bundle, plan.execution.threads, machine=machine), tokenizer)
     try:
@@ -254,7 +222,12 @@ def finish(report: Report, as_json: bool) -> None:
         raise typer.Exit(EXIT_INTERRUPTED)
 
 
-def prompt_source(prompt: str | None, prompt_file: Path | None, messages: Path | None) -> PromptSource:
+def prompt_source(
+    prompt: str | None,
+    prompt_file: Path | None,
+    messages: Path | None,
+    continue_final_message: bool | None = None,
+) -> PromptSource:
     """How to get the prompt once a tokenizer is there; reads files now, so that errors come early."""
     if sum(source is not None for source in (prompt, prompt_file, messages)) > 1:
         raise flags.usage("give one of --prompt, --prompt-file and --messages", None)
@@ -264,7 +237,9 @@ def prompt_source(prompt: str | None, prompt_file: Path | None, messages: Path |
         def render(engine: Engine) -> tuple[Sequence[int], Sequence[str]]:
             from runtime.engine.chat import chat_prompt
 
-            prompt = chat_prompt(engine.tokenizer, conversation)
+            prompt = chat_prompt(
+                engine.tokenizer, conversation, continue_final_message=continue_final_message
+            )
             return prompt.ids, prompt.stops
 
         return render
@@ -334,20 +309,12 @@ def prefill_line(enabled: bool) -> Iterator[Callable[[int, int], None] | None]:
     yield show
 
 
-def _save_plan(
-    path: Path,
-    document: dict[str, Any],
-    limits: dict[str, Any],
-    sampling: dict[str, Any],
-    threads: int | None,
-) -> None:
+def _save_plan(path: Path, document: dict[str, Any]) -> None:
+    """Writes the plan that was made; what a run says for itself is not part of it."""
     from compiler.plan import plan_from_mapping
     from runtime.bundle.store import file_error
 
-    whole = dict(document) | flags.given(limits=limits or None, sampling=sampling or None)
-    if threads is not None:
-        whole["execution"] = {**document.get("execution", {}), "threads": threads}
-    declared = plan_from_mapping(whole, Path.cwd(), source="the command line")
+    declared = plan_from_mapping(document, Path.cwd(), source="the command line")
     try:
         path.write_text(declared.to_yaml(path.resolve().parent), "utf-8")
     except OSError as cause:

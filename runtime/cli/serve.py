@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runtime.cli import flags
 from runtime.cli.output import note
 from runtime.errors import EXIT_USAGE, EngineError
 
 if TYPE_CHECKING:
+    from runtime.bundle.reader import Bundle
+    from runtime.cli.target import Named
     from runtime.control.plane import ControlPlane
 
 _NETWORK = "Network and safety"
@@ -25,11 +29,16 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
 
 
+@flags.expanded
 def serve(
     plans: Annotated[
-        list[str],
-        typer.Argument(metavar="PLAN...", help="Plans or bundles; each is compiled if it is not yet."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="[PLAN|BUNDLE|GGUF]...",
+            help="Plans, bundles or models' files; each is compiled if it is not yet.",
+        ),
+    ] = None,
+    made: flags.Made = flags.Made(),  # noqa: B008 (replaced by its flags)
     host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_NETWORK)] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, rich_help_panel=_NETWORK)] = 8080,
     api_key_file: Annotated[
@@ -75,8 +84,12 @@ def serve(
 ) -> None:
     """Serve plans over HTTP until SIGTERM or Ctrl-C.
 
-    Loopback only, unless --host says otherwise and there is a key.
+    Loopback only, unless --host says otherwise and there is a key. Without a plan, --model makes one, as
+    in engine run. What cannot be served is refused before the port is opened.
     """
+    named = _named(plans or [], made)
+    if len(named) > max_plans:
+        raise flags.usage(f"{len(named)} plans are more than --max-plans {max_plans}")
     key = _key(api_key_file)
     if host not in _LOOPBACK and key is None:
         raise EngineError(
@@ -117,6 +130,7 @@ def serve(
         allow_compile=allow_compile,
         max_plans=max_plans,
     )
+    bundles = [one.bundle() for one in named]
     with RecordStore(records, content=content) as store:
         plane = ControlPlane(
             records=store,
@@ -133,25 +147,36 @@ def serve(
             host=host,
             port=port,
             drain_seconds=drain_seconds,
-            load=lambda: _load(service, plans, threads),
+            load=lambda: _load(service, named, bundles, threads),
             announce=lambda url: note(f"listening on {url}"),
         ).run()
     note("stopped")
 
 
-def _load(service: object, plans: list[str], threads: int | None) -> None:
-    """Opens the plans in order, compiling those that are not compiled, and takes proposals."""
+def _named(plans: list[str], made: flags.Made) -> list[Named]:
+    """What is to be served; raises ``usage`` where nothing is named, or flags stand beside plans only."""
+    from runtime.cli.target import Named, is_gguf
+
+    here = replace(made, model=None)
+    files = any(is_gguf(plan) for plan in plans)
+    if made.model is None and not files:
+        Named.of(plans[0] if plans else None, made, "serve")
+    named = [Named.of(plan, here if is_gguf(plan) else flags.Made(), "serve") for plan in plans]
+    return named if made.model is None else [*named, Named.of(None, made, "serve")]
+
+
+def _load(service: object, named: list[Named], bundles: list[Bundle], threads: int | None) -> None:
+    """Loads the bundles in order, and takes proposals."""
     from runtime.api.service import Service
     from runtime.bundle.reader import open_bundle
-    from runtime.cli.target import bundle_of
     from runtime.control.loading import load_bundle
     from runtime.control.proposals import Proposals
 
     assert isinstance(service, Service)
     plane = service.plane
-    for target in plans:
-        note(f"loading {target}")
-        bundle = load_bundle(bundle_of(target), threads=threads)
+    for one, opened in zip(named, bundles, strict=True):
+        note(f"loading {one.target}")
+        bundle = load_bundle(opened, threads=threads)
         plane.serve(bundle)
         limits = bundle.engine.limits
         note(
@@ -160,23 +185,26 @@ def _load(service: object, plans: list[str], threads: int | None) -> None:
         )
     service.proposals = Proposals(
         plane,
-        _models(plane, plans),
+        _models(plane, named),
         lambda path: load_bundle(open_bundle(path), threads=threads),
     )
     note("ready")
 
 
-def _models(plane: ControlPlane, plans: list[str]) -> dict[str, Path]:
+def _models(plane: ControlPlane, named: list[Named]) -> dict[str, Path]:
     """The served models' names with their files, for proposals; nothing for bundles given as folders."""
     found: dict[str, Path] = {}
     try:
-        from compiler.plan import load_plan, locate_model
+        from compiler.plan import load_plan, locate_model, plan_from_mapping
     except ImportError:  # a machine that only runs bundles
         return found
     by_name = {info.name: info for info in plane.infos()}
-    for target in plans:
+    for one in named:
         try:
-            plan = load_plan(target)
+            if one.document is None:
+                plan = load_plan(one.target)
+            else:
+                plan = plan_from_mapping(one.declared(), Path.cwd(), source="the command line")
             path = locate_model(plan)
         except EngineError:
             continue

@@ -7,24 +7,91 @@ remembers which bundle a plan's file led to, as long as nothing it depends on ch
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runtime.bundle import shortcut, store
 from runtime.bundle.reader import Bundle, is_bundle, open_bundle
-from runtime.cli.flags import with_quantization
+from runtime.cli.flags import Made, usage, with_quantization
 from runtime.cli.output import Progress, note, progress_bars
 from runtime.errors import EXIT_USAGE, EngineError
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a command line names: a plan or a bundle, or a model and the plan that flags make for it."""
+
+    target: str
+    document: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, target: str | None, made: Made, command: str) -> Named:
+        """Raises ``usage`` unless one thing is named, and where flags that make a plan stand beside one."""
+        if target is not None and is_gguf(target) and made.model is None:
+            return cls(target, made.document(target))
+        if (target is None) == (made.model is None):
+            raise usage(
+                "name a plan, a bundle or a model's file, or give --model (not both)",
+                f"engine {command} storyteller-q4" + (" --prompt TEXT" if command == "run" else ""),
+            )
+        if target is None:
+            return cls(str(made.model), made.document())
+        if words := made.words():
+            what = f"engine {command} --model {shlex.quote(_model_of(target))} {' '.join(words)}"
+            raise usage(
+                f"{', '.join(word.split()[0] for word in words)}: makes a plan where there is none, "
+                f"and {target} is one",
+                what + (" --prompt TEXT" if command == "run" else ""),
+            )
+        return cls(target)
+
+    def bundle(self, *, quiet: bool = False) -> Bundle:
+        """The checked bundle, compiled first if it has to be."""
+        if self.document is None:
+            return bundle_of(self.target, quiet=quiet)
+        return bundle_of_document(self.document, quiet=quiet)
+
+    def declared(self) -> dict[str, Any]:
+        """The plan that the flags made, whole."""
+        return with_quantization(self.document or {}, quiet=True)
+
+
+def is_gguf(target: str) -> bool:
+    """Whether ``target`` is the file of a model, by its name or its first bytes."""
+    if target.endswith(".gguf"):
+        return True
+    try:
+        with Path(target).expanduser().open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _model_of(target: str) -> str:
+    """The model of a plan or a bundle, as a command line names it."""
+    try:
+        if is_bundle(path := Path(target).expanduser()):
+            return open_bundle(path).plan.model
+        from compiler.plan import load_plan, locate_model
+
+        path = locate_model(load_plan(target))
+        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    except EngineError:
+        return "FILE"
 
 
 def bundle_of(target: str, *, quiet: bool = False) -> Bundle:
     """The checked bundle that ``target`` names, compiled first if it has to be.
 
     ``target``: the folder of a bundle, the name of one in the store
-    (``name-digest12``), a plan's file, or the name of a bundled plan. A plan
-    whose bundle is damaged is compiled again, which mends it.
+    (``name-digest12``), a plan's file, the name of a bundled plan, or a model's file,
+    for which a plan is made. A plan whose bundle is damaged is compiled again, which mends it.
     """
+    if is_gguf(target):
+        return bundle_of_document(Made().document(target), quiet=quiet)
     try:
         path = Path(target).expanduser()
         path.exists()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runtime.cli.flags import usage
 from runtime.cli.output import note, on_terminal, print_json, table
 from runtime.errors import EXIT_FAILURE, EXIT_USAGE, EngineError
 
@@ -27,8 +28,11 @@ def verify(
     chunks: Annotated[str, typer.Option(help="Prompt tokens a step, separated by commas.")] = "1,7,64,256",
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of the sequence.")] = 288,
     reference_tokens: Annotated[
-        int, typer.Option(min=2, help="… on the reference backend, which is slow; the rest is not run there.")
-    ] = 48,
+        int | None,
+        typer.Option(
+            min=2, help="… on the reference backend, which is slow: 48; the rest is not run there."
+        ),
+    ] = None,
     emulate: Annotated[
         bool, typer.Option("--emulate", help="Also emulate the backends that this CPU cannot run.")
     ] = False,
@@ -41,8 +45,14 @@ def verify(
     """
     from runtime.control.verify import disagreements, grid
 
+    if emulate and backends:
+        hint = f"engine verify {plan} --emulate"
+        raise usage("--emulate adds to all backends; --backends names some", hint)
     chosen = backends.split(",") if backends else _usable(emulate)
-    made = _backends(plan, chosen, threads, _numbers(chunks, "--chunks"), tokens, reference_tokens)
+    if reference_tokens is not None and "reference" not in chosen:
+        hint = f"engine verify {plan} --reference-tokens {reference_tokens}"
+        raise usage("--reference-tokens is about the reference backend, which is not among --backends", hint)
+    made = _backends(plan, chosen, threads, _numbers(chunks, "--chunks"), tokens, reference_tokens or 48)
     total = sum(len(backend.ways) for backend in made)
     cells: list[Cell] = []
     for cell in grid(made):

@@ -104,7 +104,7 @@ def overridden(
     if limits.get("max_joules", plan.limits.max_joules) is not None and not has_energy_meter:
         notes.append(f"limits.max_joules is not kept: {energy_reason or 'there is no energy meter'}")
     changed = plan
-    if limits or sampling:
+    if limits or sampling or plan.sampling.seed == "random":
         changed = plan.with_overrides(limits, sampling, has_energy_meter=has_energy_meter)
     if policy is not None and policy != changed.scheduler_policy:
         origins: dict[str, Origin] = {**changed.origins, "scheduler_policy": "override"}

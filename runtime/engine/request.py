@@ -121,7 +121,8 @@ class Request:
 
     @classmethod
     def of_plan(cls, plan: ResolvedPlan, prompt_ids: Sequence[int], wishes: Wishes | None = None) -> Request:
-        """A request under a plan's own sampling and limits."""
+        """A request under a plan's own sampling and limits; its seed is a number (see
+        :meth:`ResolvedPlan.with_overrides`)."""
         limits = {item.name: getattr(plan.limits, item.name) for item in fields(Limits)}
         sampling = {item.name: getattr(plan.sampling, item.name) for item in fields(Sampling)}
         asked = vars(wishes or Wishes())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
 from runtime.cli import build_app
 from runtime.cli.serve import _key
-from runtime.errors import EXIT_PLAN, EXIT_USAGE, EngineError
+from runtime.errors import EXIT_MODEL, EXIT_PLAN, EXIT_USAGE, EngineError
+from tests.tiny_models import write_llama
 
 
 def serve(*arguments: str) -> EngineError:
@@ -45,7 +48,6 @@ def test_a_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
 
 def test_an_unknown_plan_ends_the_server_with_its_error(tmp_path, monkeypatch):
     import signal
-    import sys
 
     interval, handlers = (
         sys.getswitchinterval(),
@@ -60,6 +62,48 @@ def test_an_unknown_plan_ends_the_server_with_its_error(tmp_path, monkeypatch):
             signal.signal(number, handler)
     assert (error.code, error.exit_code) == ("unknown_plan", EXIT_PLAN)
     assert "storyteller-q4" in str(error.hint)
+
+
+def test_what_cannot_be_served_is_refused_before_the_port_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr("runtime.api.server._listen", lambda *_: pytest.fail("the port was opened"))
+    tmp_path.chmod(0o700)
+    store = ("--port", "0", "--records", str(tmp_path / "records.sqlite"))
+    junk = tmp_path / "junk.gguf"
+    junk.write_bytes(b"GGUF" + bytes(100_000))
+    assert serve(str(junk), *store).exit_code == EXIT_MODEL
+    assert serve("--model", str(tmp_path / "no.gguf"), *store).exit_code in (EXIT_PLAN, EXIT_MODEL)
+    assert serve(*store).code == "usage"
+    assert "--quant" in str(serve("storyteller-q4", "--quant", "f16", *store))
+
+
+def test_a_models_file_is_served_like_a_plan(tmp_path, monkeypatch):
+    served = []
+
+    class Server:
+        def __init__(self, service, *, load, **_):
+            self.service, self.load = service, load
+
+        def run(self):
+            self.service.plane.start()
+            try:
+                self.load()
+                served.extend(self.service.plane.infos())
+            finally:
+                self.service.plane.stop()
+
+    monkeypatch.setattr("runtime.api.server.Server", Server)
+    tmp_path.chmod(0o700)
+    interval = sys.getswitchinterval()
+    model = write_llama(tmp_path / "tiny.gguf", layers=1)
+    words = [str(model), "--quant", "f16", "--backend", "reference", "--context", "64"]
+    words += ["--records", str(tmp_path / "records.sqlite")]
+    try:
+        result = CliRunner().invoke(build_app(), ["serve", *words], catch_exceptions=False)
+    finally:
+        sys.setswitchinterval(interval)
+    assert result.exit_code == 0
+    assert [(info.model_name, info.quantization) for info in served] == [("tiny", "f16")]
+    assert served[0].plan.execution.context == 64
 
 
 def test_what_records_keep_is_one_of_three(tmp_path):
