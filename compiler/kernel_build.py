@@ -55,7 +55,14 @@ def exposed_source(backend: Backend) -> str:
     return (
         environment()
         .get_template("tools/expose.c.j2")
-        .render(backend=backend.name, sources=backend.sources, panels=panels, table=table, kv_types=KV_TYPES)
+        .render(
+            backend=backend.name,
+            hooks=backend.hooks,
+            sources=backend.sources,
+            panels=panels,
+            table=table,
+            kv_types=KV_TYPES,
+        )
     )
 
 

@@ -100,10 +100,9 @@ def reference_panels() -> tuple[Kernel, ...]:
     )
 
 
-def panel_rows(*isas: str) -> tuple[Kernel, ...]:
-    """Rows of the panels that formats bring, each for the first of these instruction sets that it knows."""
-    found = ((f, next((f.panels[isa] for isa in isas if isa in f.panels), None)) for f in FORMATS.values())
-    return tuple(panel_row(f, panel) for f, panel in found if panel is not None)
+def panel_rows(isa: str) -> tuple[Kernel, ...]:
+    """Rows of the panels that formats bring for an instruction set."""
+    return tuple(panel_row(f, f.panels[isa]) for f in FORMATS.values() if isa in f.panels)
 
 
 def panel_sources(isa: str) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
 """Backends: what one instruction set offers, one file each.
 
 A backend is data: CPU features, compiler flags, the C sources of its kernel
-set in the order they are included, and its rows of the kernel registry. Third
+set in the order they are included, and its rows of the kernel registry. All but
+``reference`` are made by :func:`derive`: a base, and what takes the place of its
+kernels; what is not replaced is the base's, down to the scalar definition. Third
 parties add one as an entry point of the group ``engine.backends`` whose object
 is a :class:`Backend`.
 """
@@ -58,6 +60,29 @@ class Emulation:
 
 
 @dataclass(frozen=True)
+class Instructions:
+    """What a backend needs beyond its base.
+
+    ``features``   flags of ``/proc/cpuinfo``.
+    ``flags``      compiler flags.
+    ``emulation``  how its kernels run where the CPU lacks them, for tests; None: not at all.
+    """
+
+    features: tuple[str, ...]
+    flags: tuple[str, ...]
+    emulation: Emulation | None = None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """C functions ``void f(void)`` that each thread calls when it begins its share of a step, and when it
+    is done: registers that must be configured, state that nobody should have to save. Empty: none."""
+
+    enter: str = ""
+    leave: str = ""
+
+
+@dataclass(frozen=True)
 class Backend:
     """One kernel set.
 
@@ -69,6 +94,7 @@ class Backend:
     ``sources``       files under ``kernels_c``, included in this order in one translation unit.
     ``kernels``       its rows of the registry.
     ``emulation``     how it runs where the CPU lacks its instructions, for tests; None: not at all.
+    ``hooks``         what its threads do before and after a step.
     """
 
     name: str
@@ -79,6 +105,7 @@ class Backend:
     sources: tuple[str, ...]
     kernels: tuple[Kernel, ...]
     emulation: Emulation | None = None
+    hooks: Hooks = Hooks()
 
     def emulated(self) -> Backend:
         """The same kernels over emulated instructions: a backend of its own name, so that whatever it
@@ -110,6 +137,40 @@ class Backend:
     def missing_features(self, cpu: frozenset[str]) -> tuple[str, ...]:
         """Features it needs that ``cpu`` lacks."""
         return tuple(feature for feature in self.cpu_features if feature not in cpu)
+
+
+def derive(
+    base: Backend,
+    name: str,
+    summary: str,
+    instructions: Instructions,
+    *,
+    sources: tuple[str, ...],
+    replace: tuple[Kernel, ...],
+    hooks: Hooks | None = None,
+) -> Backend:
+    """``base`` with kernels replaced: each of ``replace`` takes the place of the base's of its op, format
+    and name. A format or row that none of them computes keeps the base's kernel.
+
+    ``sources``: files under ``kernels_c``, included after the base's; of those, the ones that hold nothing
+    but replaced kernels are left away. ``hooks``: None for the base's.
+    """
+    new = {(row.op, row.format, row.name): row for row in replace}
+    rows = tuple(new.pop((row.op, row.format, row.name), row) for row in base.kernels)
+    rows += tuple(new.values())
+    kept = {row.template for row in rows}
+    gone = {row.template for row in base.kernels if row.template not in kept}
+    return Backend(
+        name=name,
+        summary=summary,
+        cpu_features=(*base.cpu_features, *instructions.features),
+        cflags=(*base.cflags, *instructions.flags),
+        ldflags=base.ldflags,
+        sources=(*(source for source in base.sources if source not in gone), *sources),
+        kernels=rows,
+        emulation=instructions.emulation,
+        hooks=base.hooks if hooks is None else hooks,
+    )
 
 
 def available() -> dict[str, EntryPoint]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from compiler.backends import COMMON_FLAGS, COMMON_SOURCES, Backend
-from compiler.kernels import DEQUANTIZERS, panel_rows, panel_sources, shared_rows
+from compiler.backends import Instructions, derive
+from compiler.backends.reference import BACKEND as REFERENCE
+from compiler.kernels import panel_rows, panel_sources, shared_rows
 
-BACKEND = Backend(
-    name="cpu_avx2",
-    summary="AVX2 with FMA and F16C, for x86-64 CPUs since about 2013",
-    cpu_features=("avx2", "fma", "f16c"),
+BACKEND = derive(
+    REFERENCE,
+    "cpu_avx2",
+    "AVX2 with FMA and F16C, for x86-64 CPUs since about 2013",
     # GCC would turn chains of integer additions into trees, which spill.
-    cflags=(*COMMON_FLAGS, "-mavx2", "-mfma", "-mf16c", "-fno-tree-reassoc"),
-    ldflags=("-lm",),
+    Instructions(("avx2", "fma", "f16c"), ("-mavx2", "-mfma", "-mf16c", "-fno-tree-reassoc")),
     sources=(
-        *COMMON_SOURCES,
-        "reference/half.c",
-        "reference/math.c",
-        *DEQUANTIZERS,
         "simd/v16_avx2.h",
         "simd/tiles_avx2.h",
         "simd/math.c",
@@ -27,5 +23,5 @@ BACKEND = Backend(
         "simd/blocks_avx2.c",
         *panel_sources("avx2"),
     ),
-    kernels=(*panel_rows("avx2"), *shared_rows("simd")),
+    replace=(*panel_rows("avx2"), *shared_rows("simd")),
 )

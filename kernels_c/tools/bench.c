@@ -24,6 +24,7 @@ static const struct {
 
 typedef struct {
     threadpool *pool;
+    const kernel_table *table;
     panel_kernel run;
     const uint8_t *panels;
     int64_t panel_bytes;
@@ -37,8 +38,12 @@ typedef struct {
 static void run_panels(void *arg, int32_t thread)
 {
     bench_job *job = arg;
+    if (job->table->enter)
+        job->table->enter();
     for (int32_t unit; (unit = threadpool_next(job->pool, thread, job->units)) >= 0;)
         job->run(job->panels + unit * job->panel_bytes, &job->a, 0, job->nt, job->acc[thread], job->scratch[thread]);
+    if (job->table->leave)
+        job->table->leave();
 }
 
 static void read_memory(void *arg, int32_t thread)
@@ -133,6 +138,7 @@ int bench(const check_backend *reference, const check_backend *tested, int32_t t
             int32_t choice = 0;
             while (tested->table->panel[format][choice].k != BENCH_K)
                 ++choice;
+            job.table = tested->table;
             job.run = tested->table->panel[format][choice].run;
             job.panel_bytes = panel_bytes_of(format, BENCH_K);
             for (int32_t m = 0; m < MEASURES; ++m) {

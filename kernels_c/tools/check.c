@@ -55,7 +55,11 @@ int64_t check_panels(const kernel_table *reference, const kernel_table *tested, 
                          (float *)scales[s].data, (int16_t *)sum[s].data);
             activations a = {n_tokens, (float *)x.data, (int8_t *)codes[s].data, (float *)scales[s].data,
                              (int16_t *)sum[s].data};
+            if (tables[s]->enter)
+                tables[s]->enter();
             tables[s]->panel[format][choice].run(panel.data, &a, t0, nt, (float *)acc[s].data, scratch.data);
+            if (tables[s]->leave)
+                tables[s]->leave();
             tables[s]->dequantize_row[format](panel.data, i % 16, k, (float *)row[s].data);
             failed |= !(guarded_intact(&codes[s]) && guarded_intact(&scales[s]) && guarded_intact(&sum[s])
                         && guarded_intact(&acc[s]) && guarded_intact(&row[s]));

@@ -25,6 +25,7 @@ enum { TABLE_GLU_SILU, TABLE_GLU_GELU, TABLE_GLU_GELU_TANH, TABLE_GLU_RELU2, TAB
 #define TABLE_PANELS 16
 
 typedef struct {
+    void (*enter)(void), (*leave)(void);  /* what a thread calls before and after its kernels; NULL: nothing */
     struct {
         int32_t k;                  /* 0 ends the list */
         panel_kernel run;
