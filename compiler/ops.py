@@ -3,8 +3,8 @@
 An op is declared once, here. :mod:`compiler.interpret` says what it computes,
 ``kernels_c`` how. To add one, see HACKING.md.
 
-``partition`` says how threads share an op: by ``rows`` (each thread a fixed,
-contiguous range of the step's tokens), by ``panels`` (16 output rows of a
+``partition`` says how threads share an op: by ``rows`` (some of the step's tokens
+at a time), by ``panels`` (16 output rows of a
 weight), by ``heads`` (sequence x KV head x query tile), or ``none`` (a view).
 ``in_place`` names the input whose buffer the result may take over.
 """
@@ -48,6 +48,7 @@ class OpSpec:
     ``epilogues``    epilogue → the op that this product becomes with it.
     ``alone``        what it becomes without any.
     ``crosses_rows`` a thread reads rows that another made, although it is shared by rows.
+    ``before``       what is done once, as one unit, before its rows: a template of ``kernels_c/ops``.
     ``routes``       chooses experts (attributes ``experts`` and ``used``).
     ``rotates``      its weight is a table of inverse frequencies.
     ``state``        the content of the state of its layer that it uses (``kv``; :mod:`compiler.states`).
@@ -70,6 +71,7 @@ class OpSpec:
     epilogues: Mapping[str, str] = field(default_factory=dict)
     alone: str = ""
     crosses_rows: bool = False
+    before: str = ""
     routes: bool = False
     rotates: bool = False
     state: str = ""
@@ -224,7 +226,7 @@ def _expert_ops() -> list[OpSpec]:
             "rows",
             routes=True,
         ),
-        OpSpec("gather", 2, 0, {}, _columns_of("P"), "rows", crosses_rows=True),
+        OpSpec("gather", 2, 0, {}, _columns_of("P"), "rows", crosses_rows=True, before="sort_pairs"),
         OpSpec("combine", 2, 0, {}, _columns_of("T"), "rows", crosses_rows=True),
     ]
 

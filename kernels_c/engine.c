@@ -126,16 +126,15 @@ static int32_t plan_step(engine *e, int32_t n, const int32_t *slot, const int32_
     if (n < 1 || n > STEP_TOKENS)
         return ENGINE_E_ARGUMENT;
     uint8_t seen[SLOTS] = {0};
+    int32_t n_want = 0, n_tiles = 0;
     e->n = n;
     e->n_sequences = 0;
-    e->n_want = 0;
-    e->n_tiles = 0;
     for (int32_t i = 0; i < n; i++) {
         if (slot[i] < 0 || slot[i] >= SLOTS || position[i] < 0 || position[i] >= CONTEXT
             || token[i] < 0 || token[i] >= N_VOCAB)
             return ENGINE_E_ARGUMENT;
         if (want[i])
-            e->wanted[e->n_want++] = i;
+            e->wanted[n_want++] = i;
         if (i > 0 && slot[i] == slot[i - 1]) {
             if (position[i] != position[i - 1] + 1)
                 return ENGINE_E_ARGUMENT;
@@ -152,7 +151,7 @@ static int32_t plan_step(engine *e, int32_t n, const int32_t *slot, const int32_
     for (int32_t s = 0; s < e->n_sequences; s++) {
         const sequence q = e->sequences[s];
         for (int32_t first = 0; first < q.count; first += QUERY_TILE)
-            e->tiles[e->n_tiles++] = (sequence){
+            e->tiles[n_tiles++] = (sequence){
                 .slot = q.slot,
                 .first = q.first + first,
                 .count = q.count - first < QUERY_TILE ? q.count - first : QUERY_TILE,
@@ -160,6 +159,8 @@ static int32_t plan_step(engine *e, int32_t n, const int32_t *slot, const int32_
             };
         e->length[q.slot] = q.position + q.count;
     }
+    e->n_want = n_want;
+    e->n_tiles = n_tiles;
     return ENGINE_OK;
 }
 
@@ -186,7 +187,7 @@ int32_t engine_forward(engine *e, int32_t n, const int32_t *slot, const int32_t 
     memcpy(e->token, token, (size_t)n * sizeof *token);
     memcpy(e->position, position, (size_t)n * sizeof *position);
     e->logits = logits;
-    threadpool_run(e->pool, forward, e);
+    threadpool_step(e->pool, forward, e);
     const int finite = logits_finite(logits, (int64_t)e->n_want * N_VOCAB);
     e->ns += now_ns() - started;
     return finite ? ENGINE_OK : ENGINE_E_NUMERIC;
@@ -195,6 +196,7 @@ int32_t engine_forward(engine *e, int32_t n, const int32_t *slot, const int32_t 
 int32_t engine_locate_fault(engine *e, engine_fault *out)
 {
     /* One thread runs the step again: an op's values are then whole when it has returned. */
+    threadpool_quiesce(e->pool);
     threadpool *pool = e->pool, *alone;
     const int32_t threads = e->threads;
     const int32_t status = threadpool_create(1, &alone);
@@ -204,7 +206,7 @@ int32_t engine_locate_fault(engine *e, engine_fault *out)
     e->pool = alone;
     e->threads = 1;
     e->checking = 1;
-    threadpool_run(alone, forward, e);
+    threadpool_step(alone, forward, e);
     e->checking = 0;
     e->threads = threads;
     e->pool = pool;
@@ -221,6 +223,11 @@ void engine_op_times(const engine *e, uint64_t *ns)
 uint64_t engine_forward_ns(const engine *e)
 {
     return e->ns;
+}
+
+uint64_t engine_wait_ns(const engine *e)
+{
+    return threadpool_waited_ns(e->pool);
 }
 
 #include "sampling.c"

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 
@@ -72,6 +73,16 @@ class Emitted:
     weights_bytes: int
     arena_bytes: int
     kv_bytes: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """The nodes of one phase, whether a barrier stands before it, and, where they share out rows,
+    the C variable of such a share and how many rows there are."""
+
+    nodes: tuple[Node, ...]
+    barrier: bool
+    rows: tuple[str, str] | None
 
 
 def emit(request: EmitRequest) -> Emitted:
@@ -224,21 +235,13 @@ class _View:
         found = {role(ref.name): self.graph.weights[ref.name].offset or 0 for n in nodes for ref in n.weights}
         return [found.get(name, 0) for name in self.roles]
 
-    def steps(self, nodes: list[Node] | tuple[Node, ...]) -> Iterator[tuple[Node, bool]]:
-        """Nodes that compute, each with whether a barrier comes before it."""
-        previous: int | None = None
-        for node in nodes:
-            yield node, previous is not None and node.phase != previous
-            previous = node.phase
-
-    def starts_phase(self, first: list[Node] | tuple[Node, ...], last: list[Node] | tuple[Node, ...]) -> bool:
-        """Whether a barrier stands between two runs of nodes."""
-        return bool(first and last) and first[0].phase != last[-1].phase
-
-    def spans(self, nodes: list[Node] | tuple[Node, ...]) -> list[tuple[str, str]]:
-        """(variable, count) of the row spans that some node of the run is shared by."""
-        symbols = {n.type.rows for n in nodes if spec(n).partition == "rows"}
-        return [ROWS[symbol] for symbol in "TWP" if symbol in symbols]
+    def groups(self, nodes: list[Node] | tuple[Node, ...]) -> Iterator[Group]:
+        """The phases of a run of nodes; slices compute nothing and are left out."""
+        for number, (_, phase) in enumerate(groupby(nodes, key=lambda node: node.phase)):
+            computing = tuple(node for node in phase if not spec(node).view)
+            by_rows = computing and spec(computing[0]).partition == "rows"
+            rows = ROWS[computing[0].type.rows] if by_rows else None
+            yield Group(computing, number > 0, rows)
 
     def span(self, node: Node) -> str:
         return ROWS[node.type.rows][0]

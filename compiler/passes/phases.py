@@ -1,11 +1,9 @@
 """phases: nodes of one phase run on all threads without a barrier between them.
 
-A thread may start the next node as soon as it is done with its own share, so a
-node can stay in its producer's phase only where it reads nothing but what the
-same thread made: both share the same rows out in the same way. Ops that
-cross rows read other tokens' and always begin a phase; so does whatever reads
-another share. Threads draw the panels or heads of an op from one counter,
-which only a barrier rewinds: a phase has at most one such op.
+Threads take units of a phase: some rows, which go through all its nodes, or a panel
+or head of its only node. So the nodes of a phase share out rows of one kind, and each
+reads nothing of the phase but the same rows. Ops that cross rows read other tokens'
+and always begin a phase.
 """
 
 from __future__ import annotations
@@ -20,15 +18,22 @@ from compiler.passes import Decisions
 def phases(graph: Graph, decisions: Decisions) -> Graph:
     made = graph.producer()
     placed: dict[str, Node] = {}
-    current, drawn = 0, False
+    current, kind = 0, ""  # of the phase's units; empty before its first node
     for node in graph.nodes:
-        draws = spec(node).partition in ("panels", "heads")
+        units = _units(node)
         sources = [placed[name] for name in _sources(node, made)]
-        if (draws and drawn) or any(s.phase == current and not _same_share(s, node) for s in sources):
-            current, drawn = current + 1, False
-        drawn = drawn or draws
+        other = bool(units and kind) and (units != kind or units == "drawn")
+        if other or any(s.phase == current and not _same_share(s, node) for s in sources):
+            current, kind = current + 1, ""
+        kind = units or kind
         placed[node.output] = replace(node, phase=current)
     return replace(graph, nodes=tuple(placed.values()))
+
+
+def _units(node: Node) -> str:
+    """What threads take of a node: rows of a kind, ``drawn`` for panels and heads, nothing of a view."""
+    partition = spec(node).partition
+    return {"rows": node.type.rows, "none": ""}.get(partition, "drawn")
 
 
 def _sources(node: Node, made: dict[str, Node]) -> list[str]:

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* cdef-begin */
-#define ENGINE_ABI_VERSION 2
+#define ENGINE_ABI_VERSION 3
 #define ENGINE_OK 0
 #define ENGINE_E_ARGUMENT 1  /* a count, slot, position or token out of range */
 #define ENGINE_E_MEMORY 2    /* the arena or the KV cache could not be mapped */
@@ -72,6 +72,9 @@ void engine_op_times(const engine *e, uint64_t *ns);
 
 /* Nanoseconds spent inside engine_forward since engine_open. */
 uint64_t engine_forward_ns(const engine *e);
+
+/* Of those, how many the caller's thread waited for other threads of the engine. */
+uint64_t engine_wait_ns(const engine *e);
 
 void engine_close(engine *e);
 

@@ -16,14 +16,16 @@ struct engine {
     int32_t threads;
     int32_t length[SLOTS];            /* positions written in each slot */
 
-    int32_t n, n_want, n_sequences, n_tiles;
+    /* Atomic: a thread that comes after the step reads them while the next one is being prepared. */
+    _Atomic int32_t n, n_want, n_tiles;
+    int32_t n_sequences;
     int32_t slot[STEP_TOKENS], position[STEP_TOKENS], token[STEP_TOKENS];
     int32_t wanted[STEP_TOKENS];      /* indices of the tokens whose logits are wanted */
     sequence sequences[STEP_TOKENS];
     sequence tiles[STEP_TOKENS];      /* the sequences in runs of at most QUERY_TILE tokens */
-    float *logits;
+    float *_Atomic logits;
 
-    int32_t n_active;                 /* experts that some token is routed to */
+    _Atomic int32_t n_active;         /* experts that some token is routed to */
     int32_t active[N_EXPERTS + 1];
     int32_t expert_first[N_EXPERTS + 1];   /* first pair of an expert; pairs are sorted by expert */
 
@@ -37,11 +39,8 @@ typedef struct {
     int32_t first, end;
 } span;
 
-/* The contiguous part of n rows that a thread works on. */
-static inline span share_of(int32_t n, int32_t thread, int32_t threads)
-{
-    return (span){(int32_t)((int64_t)n * thread / threads), (int32_t)((int64_t)n * (thread + 1) / threads)};
-}
+/* Parts that rows are shared out in, a thread: small enough that what is left at the end is little. */
+#define ROW_UNITS 8
 
 static uint64_t now_ns(void);
 static inline uint64_t kernel_scratch(void);   /* bytes, emitted in forward.c */
@@ -143,23 +142,23 @@ static inline void weigh_experts(float *weight, int32_t used, int normalize, flo
         weight[r] = (normalize ? weight[r] / sum : weight[r]) * scale;
 }
 
-/* Sorts the step's pairs by expert, tokens ascending within one. One thread does it. */
+/* Sorts the step's pairs by expert, tokens ascending within one. */
 static inline void sort_pairs(engine *e, const routing *route, int32_t experts, int32_t used)
 {
     const int32_t pairs = e->n * used;
-    int32_t next = 0;
-    e->n_active = 0;
+    int32_t next = 0, n_active = 0;
     int32_t counts[N_EXPERTS + 1] = {0};
     for (int32_t i = 0; i < pairs; i++)
         counts[route->expert[i]]++;
     for (int32_t x = 0; x < experts; x++) {
         e->expert_first[x] = next;
         if (counts[x])
-            e->active[e->n_active++] = x;
+            e->active[n_active++] = x;
         next += counts[x];
         counts[x] = e->expert_first[x];
     }
     e->expert_first[experts] = next;
+    e->n_active = n_active;
     for (int32_t i = 0; i < pairs; i++) {
         const int32_t pair = counts[route->expert[i]]++;
         route->token_of[pair] = i / used;
@@ -182,7 +181,7 @@ static void check_rows(engine *e, int32_t op, int32_t layer, const float *x, int
             }
 }
 #define CHECK(op, layer, x, rows, columns, stride) \
-    do { if (e->checking) check_rows(e, (op), (layer), (x), (rows), (columns), (stride)); } while (0)
+    do { if (thread == 0 && e->checking) check_rows(e, (op), (layer), (x), (rows), (columns), (stride)); } while (0)
 
 #if OP_TIMING
 /* Thread 0's time since the last mark goes to timer i. */
@@ -198,10 +197,21 @@ static inline void take_time(engine *e, int32_t i)
 #define TIMED(op) do { } while (0)
 #endif
 
-/* All threads meet between two ops; thread 0's waiting is counted behind the op that it waited after. */
+/* The next part of n rows that nobody has taken in this phase; 0 where none is left. */
+static inline int next_rows(engine *e, int32_t thread, int32_t n, span *rows)
+{
+    const int32_t units = e->threads == 1 ? n > 0 : smaller(n, ROW_UNITS * e->threads);
+    const int32_t unit = threadpool_next(e->pool, thread, units);
+    if (unit >= 0)
+        *rows = (span){(int32_t)((int64_t)n * unit / units), (int32_t)((int64_t)n * (unit + 1) / units)};
+    return unit >= 0;
+}
+
+/* The phase ends when all its rows, panels or heads are done; thread 0's waiting is counted behind
+ * the op that it waited after. */
 static inline void barrier(engine *e, int32_t thread)
 {
-    threadpool_barrier(e->pool, thread);
+    threadpool_complete(e->pool, thread);
     TIMED(N_TIMED + e->timed % N_TIMED);
 }
 #endif

@@ -173,7 +173,7 @@ int64_t check_attention(const kernel_table *reference, const kernel_table *teste
     return failures;
 }
 
-/* Every unit of every op is taken once, by whichever thread; a barrier lets no thread ahead. */
+/* Every unit of every phase is taken once, by whichever thread; none begins before the last one is over. */
 #define POOL_OPS 20
 #define POOL_UNITS 64
 typedef struct {
@@ -194,7 +194,7 @@ static void pool_body(void *arg, int32_t thread)
             atomic_fetch_add(&c->taken[op][unit], 1);
             atomic_fetch_add(&c->done[op], 1);
         }
-        threadpool_barrier(c->pool, thread);
+        threadpool_complete(c->pool, thread);
     }
 }
 

@@ -27,7 +27,7 @@ from runtime.engine.types import EngineLimits, Sampling
 from runtime.engine.weights import Residence, hold_weights, weights_changed
 from runtime.errors import EXIT_BUNDLE, EXIT_MACHINE, EXIT_RUN, EngineError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 _HEADER = Path(__file__).resolve().parents[2] / "kernels_c" / "include" / "engine_abi.h"
 
 _OK, _E_ARGUMENT, _E_MEMORY, _E_THREADS, _E_NUMERIC = range(5)
@@ -294,6 +294,11 @@ class Executable:
     def forward_ns(self) -> int:
         """Nanoseconds inside the compiled forward since opening."""
         return int(self._lib.engine_forward_ns(self._engine))
+
+    @property
+    def wait_ns(self) -> int:
+        """Of these, nanoseconds in which the calling thread waited for the others."""
+        return int(self._lib.engine_wait_ns(self._engine))
 
     def close(self) -> None:
         """Stops the threads and lets go of weights and memory. Harmless when repeated."""

@@ -40,14 +40,14 @@ def test_the_pool_has_no_race(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("function", "honest", "spoiled"),
     [
-        ("threadpool_barrier", "pool_await(&p->release, generation);", ";"),
-        ("pool_await", "memory_order_acquire", "memory_order_relaxed"),
+        ("threadpool_complete", "!pool_phase_over(p, thread)", "0"),
+        ("pool_phase_over", "if (done < p->thread[thread].n_units)", "if (0)"),
     ],
-    ids=["workers that do not wait", "a wait that does not acquire"],
+    ids=["workers that do not wait", "a phase that is taken for over"],
 )
 def test_a_race_in_the_pool_is_found(function: str, honest: str, spoiled: str, tmp_path: Path) -> None:
     text = (KERNELS / "threadpool.c").read_text()
-    begin = text.index(f"static void {function}(")
+    begin = text.index(f" {function}(threadpool *p, int32_t thread)\n{{")
     end = text.index("\n}\n", begin)
     assert honest in text[begin:end]
     (tmp_path / "threadpool.c").write_text(

@@ -122,6 +122,8 @@ void engine_op_times(const engine *e, uint64_t *ns) {
 
 uint64_t engine_forward_ns(const engine *e) { return e->forward_ns; }
 
+uint64_t engine_wait_ns(const engine *e) { return e->forward_ns / 8; }
+
 void engine_close(engine *e) { free(e); }
 
 /* Greedy, or with a temperature the id (seed + position) mod N_VOCAB. */

@@ -1,8 +1,8 @@
 /* forward.c: one step of the model, from tokens to logits.
  *
- * Every thread runs this text. Rows of the step are shared out in fixed spans,
- * panels and heads are drawn from a counter; a barrier stands wherever one thread
- * reads what another made. The comment over each block is its line of graph.txt. */
+ * Every thread runs this text and takes what nobody else has taken yet: some rows of
+ * the step, a panel, a head. A barrier stands wherever one reads what another made: it
+ * lets on when all of that is done. The comment over each block is its line of graph.txt. */
 
 /* Weights of a layer: offsets in weights.bin. `kv`: offset of its cache. */
 struct layer {
@@ -189,20 +189,21 @@ static void linear_4(engine *e, int32_t thread, const activations *a, const uint
 /* Layers 0, 1. */
 static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
 {
-    const span tokens = share_of(e->n, thread, e->threads);
 
-    /* %1: f32[T,256] = rms_norm(%0; attn_norm.weight) */
-    for (int32_t t = tokens.first; t < tokens.end; t++)
-        rms_norm(AT(0x10000) + (int64_t)t * 256, VECTOR(L->attn_norm), 256, 0x1.4f8b580000000p-17f,
-                 AT(0x0) + (int64_t)t * 256);
-    TIMED(OP_RMS_NORM);
-    CHECK(OP_RMS_NORM, L->number, AT(0x0), e->n, 256, 256);
+    for (span tokens; next_rows(e, thread, e->n, &tokens);) {
+        /* %1: f32[T,256] = rms_norm(%0; attn_norm.weight) */
+        for (int32_t t = tokens.first; t < tokens.end; t++)
+            rms_norm(AT(0x10000) + (int64_t)t * 256, VECTOR(L->attn_norm), 256, 0x1.4f8b580000000p-17f,
+                     AT(0x0) + (int64_t)t * 256);
+        TIMED(OP_RMS_NORM);
+        CHECK(OP_RMS_NORM, L->number, AT(0x0), e->n, 256, 256);
 
-    /* %2: q32[T,256] = quantize(%1) */
-    for (int32_t t = tokens.first; t < tokens.end; t++)
-        quantize_row_32(AT(0x0) + (int64_t)t * 256, 256, t, e->n,
-                         (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400));
-    TIMED(OP_QUANTIZE);
+        /* %2: q32[T,256] = quantize(%1) */
+        for (int32_t t = tokens.first; t < tokens.end; t++)
+            quantize_row_32(AT(0x0) + (int64_t)t * 256, 256, t, e->n,
+                             (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400));
+        TIMED(OP_QUANTIZE);
+    }
 
     barrier(e, thread);
 
@@ -217,29 +218,31 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
 
     barrier(e, thread);
 
-    /* %7: f32[T,256] = rope(%4; rope.0) */
-    for (int32_t t = tokens.first; t < tokens.end; t++) {
-        for (int32_t h = 0; h < 4; h++)
-            rope_row(AT(0x0) + (int64_t)t * 512 + h * 64, 2 * ROTARY_0_PAIRS,
-                     e->rotary + ROTARY_0_AT + (int64_t)e->position[t] * 2 * ROTARY_0_PAIRS, 0 /* norm */);
-    }
-    TIMED(OP_ROPE);
-    CHECK(OP_ROPE, L->number, AT(0x0), e->n, 256, 512);
+    for (span tokens; next_rows(e, thread, e->n, &tokens);) {
+        /* %7: f32[T,256] = rope(%4; rope.0) */
+        for (int32_t t = tokens.first; t < tokens.end; t++) {
+            for (int32_t h = 0; h < 4; h++)
+                rope_row(AT(0x0) + (int64_t)t * 512 + h * 64, 2 * ROTARY_0_PAIRS,
+                         e->rotary + ROTARY_0_AT + (int64_t)e->position[t] * 2 * ROTARY_0_PAIRS, 0 /* norm */);
+        }
+        TIMED(OP_ROPE);
+        CHECK(OP_ROPE, L->number, AT(0x0), e->n, 256, 512);
 
-    /* %8: f32[T,128] = rope(%5; rope.0) */
-    for (int32_t t = tokens.first; t < tokens.end; t++) {
-        for (int32_t h = 0; h < 2; h++)
-            rope_row(AT(0x400) + (int64_t)t * 512 + h * 64, 2 * ROTARY_0_PAIRS,
-                     e->rotary + ROTARY_0_AT + (int64_t)e->position[t] * 2 * ROTARY_0_PAIRS, 0 /* norm */);
-    }
-    TIMED(OP_ROPE);
-    CHECK(OP_ROPE, L->number, AT(0x400), e->n, 128, 512);
+        /* %8: f32[T,128] = rope(%5; rope.0) */
+        for (int32_t t = tokens.first; t < tokens.end; t++) {
+            for (int32_t h = 0; h < 2; h++)
+                rope_row(AT(0x400) + (int64_t)t * 512 + h * 64, 2 * ROTARY_0_PAIRS,
+                         e->rotary + ROTARY_0_AT + (int64_t)e->position[t] * 2 * ROTARY_0_PAIRS, 0 /* norm */);
+        }
+        TIMED(OP_ROPE);
+        CHECK(OP_ROPE, L->number, AT(0x400), e->n, 128, 512);
 
-    /* %9: kv[T,1] = kv_store(%8, %6) */
-    for (int32_t t = tokens.first; t < tokens.end; t++)
-        kv_store_f16(&SHAPE_0, kv_of_shape_0(e, L, e->slot[t]), e->position[t],
-                     AT(0x400) + (int64_t)t * 512, AT(0x600) + (int64_t)t * 512);
-    TIMED(OP_KV_STORE);
+        /* %9: kv[T,1] = kv_store(%8, %6) */
+        for (int32_t t = tokens.first; t < tokens.end; t++)
+            kv_store_f16(&SHAPE_0, kv_of_shape_0(e, L, e->slot[t]), e->position[t],
+                         AT(0x400) + (int64_t)t * 512, AT(0x600) + (int64_t)t * 512);
+        TIMED(OP_KV_STORE);
+    }
 
     barrier(e, thread);
 
@@ -256,11 +259,13 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
 
     barrier(e, thread);
 
-    /* %11: q32[T,256] = quantize(%10) */
-    for (int32_t t = tokens.first; t < tokens.end; t++)
-        quantize_row_32(AT(0x18000) + (int64_t)t * 256, 256, t, e->n,
-                         (int8_t *)AT(0x0), AT(0x2000), (int16_t *)AT(0x2400));
-    TIMED(OP_QUANTIZE);
+    for (span tokens; next_rows(e, thread, e->n, &tokens);) {
+        /* %11: q32[T,256] = quantize(%10) */
+        for (int32_t t = tokens.first; t < tokens.end; t++)
+            quantize_row_32(AT(0x18000) + (int64_t)t * 256, 256, t, e->n,
+                             (int8_t *)AT(0x0), AT(0x2000), (int16_t *)AT(0x2400));
+        TIMED(OP_QUANTIZE);
+    }
 
     barrier(e, thread);
 
@@ -275,18 +280,20 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
 
     barrier(e, thread);
 
-    /* %13: f32[T,256] = rms_norm(%12; ffn_norm.weight) */
-    for (int32_t t = tokens.first; t < tokens.end; t++)
-        rms_norm(AT(0x10000) + (int64_t)t * 256, VECTOR(L->ffn_norm), 256, 0x1.4f8b580000000p-17f,
-                 AT(0x0) + (int64_t)t * 256);
-    TIMED(OP_RMS_NORM);
-    CHECK(OP_RMS_NORM, L->number, AT(0x0), e->n, 256, 256);
+    for (span tokens; next_rows(e, thread, e->n, &tokens);) {
+        /* %13: f32[T,256] = rms_norm(%12; ffn_norm.weight) */
+        for (int32_t t = tokens.first; t < tokens.end; t++)
+            rms_norm(AT(0x10000) + (int64_t)t * 256, VECTOR(L->ffn_norm), 256, 0x1.4f8b580000000p-17f,
+                     AT(0x0) + (int64_t)t * 256);
+        TIMED(OP_RMS_NORM);
+        CHECK(OP_RMS_NORM, L->number, AT(0x0), e->n, 256, 256);
 
-    /* %14: q32[T,256] = quantize(%13) */
-    for (int32_t t = tokens.first; t < tokens.end; t++)
-        quantize_row_32(AT(0x0) + (int64_t)t * 256, 256, t, e->n,
-                         (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400));
-    TIMED(OP_QUANTIZE);
+        /* %14: q32[T,256] = quantize(%13) */
+        for (int32_t t = tokens.first; t < tokens.end; t++)
+            quantize_row_32(AT(0x0) + (int64_t)t * 256, 256, t, e->n,
+                             (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400));
+        TIMED(OP_QUANTIZE);
+    }
 
     barrier(e, thread);
 
@@ -301,11 +308,13 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
 
     barrier(e, thread);
 
-    /* %16: q32[T,512] = quantize(%15) */
-    for (int32_t t = tokens.first; t < tokens.end; t++)
-        quantize_row_32(AT(0x0) + (int64_t)t * 512, 512, t, e->n,
-                         (int8_t *)AT(0x18000), AT(0x1c000), (int16_t *)AT(0x1c800));
-    TIMED(OP_QUANTIZE);
+    for (span tokens; next_rows(e, thread, e->n, &tokens);) {
+        /* %16: q32[T,512] = quantize(%15) */
+        for (int32_t t = tokens.first; t < tokens.end; t++)
+            quantize_row_32(AT(0x0) + (int64_t)t * 512, 512, t, e->n,
+                             (int8_t *)AT(0x18000), AT(0x1c000), (int16_t *)AT(0x1c800));
+        TIMED(OP_QUANTIZE);
+    }
 
     barrier(e, thread);
 
@@ -324,46 +333,47 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
 static void forward(void *arg, int32_t thread)
 {
     engine *e = arg;
-    const span tokens = share_of(e->n, thread, e->threads);
-    const span wanted = share_of(e->n_want, thread, e->threads);
 #if OP_TIMING
     if (thread == 0)
         e->mark = now_ns();
 #endif
 
-    /* %0: f32[T,256] = embed(; token_embd.weight) */
-    for (int32_t t = tokens.first; t < tokens.end; t++)
-        dequantize_row_q8_0(MATRIX(0x0), e->token[t], 256, AT(0x10000) + (int64_t)t * 256);
-    TIMED(OP_EMBED);
-    CHECK(OP_EMBED, -1, AT(0x10000), e->n, 256, 256);
+    for (span tokens; next_rows(e, thread, e->n, &tokens);) {
+        /* %0: f32[T,256] = embed(; token_embd.weight) */
+        for (int32_t t = tokens.first; t < tokens.end; t++)
+            dequantize_row_q8_0(MATRIX(0x0), e->token[t], 256, AT(0x10000) + (int64_t)t * 256);
+        TIMED(OP_EMBED);
+        CHECK(OP_EMBED, -1, AT(0x10000), e->n, 256, 256);
+    }
 
     for (const struct layer *L = LAYERS; L < LAYERS + N_LAYERS; L++) {
-        if (L > LAYERS)
-            barrier(e, thread);
+        barrier(e, thread);
         switch (L->shape) {
         case 0: layer_shape_0(e, thread, L); break;
         }
     }
     barrier(e, thread);
 
-    /* %35: f32[W,256] = select(%34) */
-    for (int32_t t = wanted.first; t < wanted.end; t++)
-        copy_row(AT(0x10000) + (int64_t)e->wanted[t] * 256, 256, AT(0x0) + (int64_t)t * 256);
-    TIMED(OP_SELECT);
-    CHECK(OP_SELECT, -1, AT(0x0), e->n_want, 256, 256);
+    for (span wanted; next_rows(e, thread, e->n_want, &wanted);) {
+        /* %35: f32[W,256] = select(%34) */
+        for (int32_t t = wanted.first; t < wanted.end; t++)
+            copy_row(AT(0x10000) + (int64_t)e->wanted[t] * 256, 256, AT(0x0) + (int64_t)t * 256);
+        TIMED(OP_SELECT);
+        CHECK(OP_SELECT, -1, AT(0x0), e->n_want, 256, 256);
 
-    /* %36: f32[W,256] = rms_norm(%35; output_norm.weight) */
-    for (int32_t t = wanted.first; t < wanted.end; t++)
-        rms_norm(AT(0x0) + (int64_t)t * 256, VECTOR(0x145100), 256, 0x1.4f8b580000000p-17f,
-                 AT(0x0) + (int64_t)t * 256);
-    TIMED(OP_RMS_NORM);
-    CHECK(OP_RMS_NORM, -1, AT(0x0), e->n_want, 256, 256);
+        /* %36: f32[W,256] = rms_norm(%35; output_norm.weight) */
+        for (int32_t t = wanted.first; t < wanted.end; t++)
+            rms_norm(AT(0x0) + (int64_t)t * 256, VECTOR(0x145100), 256, 0x1.4f8b580000000p-17f,
+                     AT(0x0) + (int64_t)t * 256);
+        TIMED(OP_RMS_NORM);
+        CHECK(OP_RMS_NORM, -1, AT(0x0), e->n_want, 256, 256);
 
-    /* %37: q32[W,256] = quantize(%36) */
-    for (int32_t t = wanted.first; t < wanted.end; t++)
-        quantize_row_32(AT(0x0) + (int64_t)t * 256, 256, t, e->n_want,
-                         (int8_t *)AT(0x8000), AT(0xa000), (int16_t *)AT(0xa400));
-    TIMED(OP_QUANTIZE);
+        /* %37: q32[W,256] = quantize(%36) */
+        for (int32_t t = wanted.first; t < wanted.end; t++)
+            quantize_row_32(AT(0x0) + (int64_t)t * 256, 256, t, e->n_want,
+                             (int8_t *)AT(0x8000), AT(0xa000), (int16_t *)AT(0xa400));
+        TIMED(OP_QUANTIZE);
+    }
 
     barrier(e, thread);
 
@@ -375,4 +385,5 @@ static void forward(void *arg, int32_t thread)
     }
     TIMED(OP_LINEAR_TOKEN_EMBD);
     CHECK(OP_LINEAR_TOKEN_EMBD, -1, e->logits, e->n_want, 272, 272);
+    barrier(e, thread);
 }
