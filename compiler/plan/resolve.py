@@ -103,7 +103,7 @@ def invalid_plan(source: str, faults: list[EngineError]) -> EngineError:
         "invalid_plan",
         f"the plan has {count}",
         path=source,
-        hint="engine plan schema prints what a plan may say",
+        hint="`engine plan schema` prints what a plan may say",
         exit_code=EXIT_PLAN,
         causes=tuple(faults),
     )

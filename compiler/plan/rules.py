@@ -21,6 +21,9 @@ from runtime.errors import EXIT_PLAN, EngineError
 BUILT_IN_BACKENDS = ("reference", "cpu_avx2", "cpu_avxvnni", "cpu_avx512vnni")
 
 
+_BRINGS = "`engine models add FILE` brings one, or `engine models pull hf:OWNER/REPO`"
+
+
 def registered_backends() -> tuple[str, ...]:
     """Names a plan may give: our own and those of installed packages (entry points)."""
     added = {point.name for point in entry_points(group="engine.backends")}
@@ -97,7 +100,7 @@ def locate_model(plan: Plan) -> Path:
             "unknown_model",
             f"the model store knows {plan.model!r}, but its file {entry.path} is gone",
             path="model",
-            hint=f"bring the file back, or engine models remove {plan.model}",
+            hint=f"bring the file back, or `engine models remove {plan.model}`",
             exit_code=EXIT_PLAN,
         )
     if is_file(beside):
@@ -113,7 +116,7 @@ def locate_model(plan: Plan) -> Path:
         what,
         path="model",
         allowed="a GGUF file, by a path from the plan's folder, or a name that `engine models list` shows",
-        hint=f"did you mean {near!r}?" if near else "engine models add, or engine models pull, brings one",
+        hint=f"did you mean {near!r}?" if near else _BRINGS,
         exit_code=EXIT_PLAN,
     )
 
@@ -161,7 +164,7 @@ def model_faults(plan: Plan, model: ModelDescription) -> list[EngineError]:
                 "model",
                 f"the content of {model.path} is no longer what {plan.model!r} names in the model store",
                 f"content with digest {entry.digest}",
-                f"engine models add {model.path} --name {plan.model} --replace, if the change is meant",
+                f"`engine models add {model.path} --name {plan.model} --replace`, if the change is meant",
             )
         )
     return faults

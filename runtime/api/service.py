@@ -81,8 +81,7 @@ class Service:
             if error.code == "plan_not_compiled" and self.proposals is not None:
                 wanted = execution.get("backend"), execution.get("quantization")
                 if (command := self.proposals.command_for(model, *wanted)) is not None:
-                    name = command.rpartition(" ")[2]
-                    error.hint = f"compile it and serve it: {command} && engine serve {name}"
+                    error.hint = f"whoever runs this server can serve it beside: `{command}`"
             raise
 
     def override(self, bundle: ServedBundle, **wishes: Any) -> tuple[Any, tuple[str, ...]]:

@@ -100,7 +100,7 @@ def stored_model(name: str) -> StoredModel | None:
             "bad_model_entry",
             f"the model store's entry for {name!r} cannot be read: {error}",
             path=str(path),
-            hint=f"engine models remove {name}, then add it again",
+            hint=f"`engine models remove {name}`, then add it again",
             exit_code=EXIT_MODEL,
         ) from error
     if model.name != name:
@@ -108,7 +108,7 @@ def stored_model(name: str) -> StoredModel | None:
             "bad_model_entry",
             f"the model store's entry for {name!r} says it is {model.name!r}",
             path=str(path),
-            hint=f"engine models remove {name}, then add it again",
+            hint=f"`engine models remove {name}`, then add it again",
             exit_code=EXIT_MODEL,
         )
     return model

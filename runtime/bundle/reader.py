@@ -88,7 +88,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
             "there is no bundle here",
             path=str(path),
             allowed="a folder with a manifest.json",
-            hint="compile the plan first: engine compile PLAN",
+            hint="compile the plan first: `engine compile PLAN`",
             exit_code=EXIT_BUNDLE,
         )
     try:

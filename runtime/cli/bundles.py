@@ -65,7 +65,8 @@ def list_command(as_json: AsJson = False) -> None:
     print(table(rows, ("NAME", "ID", "SIZE", "KIND", "MODIFIED")))
     if unused:
         size = sum(path.stat().st_size for path in unused)
-        note(f"{len(unused)} stored weights ({megabytes(size)}) are of no bundle: engine bundles prune")
+        what = f"{len(unused)} stored weights ({megabytes(size)}) are of no bundle"
+        note(f"{what}: `engine bundles prune` removes them")
 
 
 @bundles_app.command()

@@ -236,7 +236,7 @@ def logit_bias_of_flags(entries: list[str] | None) -> dict[int, float]:
                 "usage",
                 f"--logit-bias {entry[:40]!r} is not a token's id and a number",
                 allowed="ID=BIAS, such as 1234=-2.5 or 1234=-inf",
-                hint="engine tokenize MODEL --text TEXT shows ids",
+                hint="`engine tokenize MODEL --text TEXT` shows ids",
                 exit_code=EXIT_USAGE,
             ) from None
     return bias

@@ -56,7 +56,7 @@ def replay(
         raise usage("the record keeps its prompt; it needs none", f"engine replay {record['execution_id']}")
     if save_plan is not None:
         _write_plan(save_plan, plan_document(record))
-        note(f"wrote {save_plan}; compile it with: engine compile {save_plan}")
+        note(f"wrote {save_plan}; compile it with `engine compile {save_plan}`")
         return
     if prompt_file is not None:
         try:

@@ -49,10 +49,10 @@ _ELSEWHERE = {
     "-ub": "execution.step_tokens in a plan",
     "--batch-size": "execution.step_tokens in a plan",
     "--ubatch-size": "execution.step_tokens in a plan",
-    "-cnv": "engine chat holds conversations",
-    "--conversation": "engine chat holds conversations",
-    "-i": "engine chat holds conversations",
-    "--interactive": "engine chat holds conversations",
+    "-cnv": "`engine chat PLAN` holds conversations",
+    "--conversation": "`engine chat PLAN` holds conversations",
+    "-i": "`engine chat PLAN` holds conversations",
+    "--interactive": "`engine chat PLAN` holds conversations",
 }
 
 
@@ -73,7 +73,7 @@ def usage_error(error: Any, arguments: Sequence[str]) -> EngineError | None:
 def _said(error: Any, kinds: set[str], context: Any, hint: str | None) -> tuple[str, str]:
     """What is wrong, and a hint."""
     where = context.command_path if context is not None else "engine"
-    listed = f"{where} --help"
+    listed = f"`{where} --help` says what there is"
     if "NoSuchOption" in kinds:
         return f"there is no option {error.option_name}", hint or listed
     if "MissingParameter" in kinds:

@@ -44,7 +44,7 @@ def get_model(name: str) -> StoredModel:
         "unknown_model",
         f"the model store has no {name!r}",
         allowed=", ".join(names) or "nothing yet",
-        hint=did_you_mean(name, names) or "engine models add FILE, or engine models pull hf:OWNER/REPO",
+        hint=did_you_mean(name, names) or "`engine models add FILE`, or `engine models pull hf:OWNER/REPO`",
         exit_code=EXIT_MODEL,
     )
 

@@ -7,6 +7,7 @@ proposals never loads it.
 from __future__ import annotations
 
 import re
+import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Proposal:
     @property
     def command(self) -> str:
         """How the operator compiles and serves it."""
-        return f"engine serve {self.plan.name}.yaml (this plan, saved under that name)"
+        return f"engine serve {self.plan.name}.yaml  # this plan, saved under that name"
 
     def to_json(self, served: Sequence[BundleInfo]) -> dict[str, Any]:
         """The reply to a proposal."""
@@ -117,7 +118,8 @@ class Proposals:
         )
 
     def command_for(self, model: str, backend: str | None, quantization: str | None) -> str | None:
-        """The command that compiles a plan that comes with the engine and would fit, if one does."""
+        """The command that compiles and serves what a request wanted, on a free port: a plan that comes
+        with the engine, or one made for a model that is served already. None where neither fits."""
         from compiler.plan import bundled_plans, load_plan
 
         for name, path in bundled_plans().items():
@@ -127,8 +129,12 @@ class Proposals:
                 and backend in (None, plan.backend)
                 and quantization in (None, plan.recipe)
             ):
-                return f"engine compile {name}"
-        return None
+                return f"engine serve {name} --port 0"
+        if (file := self._models.get(model)) is None:
+            return None
+        flags = (("--model", str(file)), ("--quant", quantization), ("--backend", backend))
+        words = [f"{flag} {shlex.quote(value)}" for flag, value in flags if value is not None]
+        return f"engine serve {' '.join(words)} --port 0"
 
     def compile_and_serve(self, proposal: Proposal, most: int) -> BundleInfo:
         """Compiles a proposal and takes it into service; one at a time.

@@ -69,7 +69,7 @@ def find_bundle(record: Mapping[str, Any], extra: Sequence[Path] = ()) -> Path:
         "bundle_not_found",
         f"the bundle {lookup(record, 'bundle.name')} with digest {str(wanted)[:16]}… is not here",
         path="bundle.digest",
-        hint=f"engine replay {name} --save-plan plan.yaml && engine compile plan.yaml; "
+        hint=f"`engine replay {name} --save-plan plan.yaml && engine compile plan.yaml`, "
         "then --bundle DIR if another engine or compiler built it",
         exit_code=EXIT_BUNDLE,
     )

@@ -6,11 +6,13 @@ and the scheduler policy; whatever needs other code or memory is another plan.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Any
 
 from runtime.bundle.plan import Origin, ResolvedPlan
+from runtime.bundle.planfields import RECIPES
 from runtime.bundle.spelling import did_you_mean
 from runtime.control.types import BundleInfo, RunSpec, ServedBundle
 from runtime.engine.request import Request, Wishes, check_token, logit_bias_of
@@ -30,9 +32,14 @@ def match_bundle(
     """The one served bundle that a request means.
 
     ``model`` is a plan's name or a name of its model; ``backend`` and ``quantization``
-    narrow the choice. Raises ``plan_not_compiled`` with the command that compiles it,
-    or ``ambiguous_model`` where several fit: none is picked silently.
+    narrow the choice. Raises ``unknown_backend`` and ``unknown_recipe`` for what no engine has,
+    ``plan_not_compiled`` with what is served (whoever knows the files adds the command), or
+    ``ambiguous_model`` where several fit: none is picked silently.
     """
+    backends = {*_installed_backends(), *(info.backend for info in infos)}
+    _known("backend", backend, sorted(backends), "unknown_backend")
+    recipes = dict.fromkeys((*RECIPES, *(info.quantization for info in infos)))
+    _known("quantization", quantization, tuple(recipes), "unknown_recipe")
     named = [info for info in infos if model in info.labels]
     fitting = [
         info
@@ -52,11 +59,6 @@ def match_bundle(
             hint="name one of these plans, or give execution.backend and execution.quantization",
             exit_code=EXIT_RUN,
         )
-    wanted = " ".join(
-        f"{flag} {shlex.quote(value)}"
-        for flag, value in (("--model", model), ("--quant", quantization), ("--backend", backend))
-        if value is not None
-    )
     if not named:
         path, what = "model", f"no compiled plan for the model {model!r} is served"
         known = [label for info in infos for label in info.labels]
@@ -66,16 +68,31 @@ def match_bundle(
         how = f"{quantization or 'any quantization'} on {backend or 'any backend'}"
         what = f"no compiled plan for {model!r} with {how} is served"
         known = [f"{info.name} ({info.quantization}, {info.backend})" for info in named]
-    command = f"engine run {wanted} --save-plan plan.yaml --prompt Hi && engine serve plan.yaml"
-    suggestion = did_you_mean(model, known) if not named else None
     raise EngineError(
         "plan_not_compiled",
         what,
         path=path,
         allowed=", ".join(dict.fromkeys(known)) or None,
-        hint=f"compile it and serve it: {command}" + (f"; {suggestion}" if suggestion else ""),
+        hint=None if named else did_you_mean(model, known),
         exit_code=EXIT_PLAN,
     )
+
+
+@cache
+def _installed_backends() -> tuple[str, ...]:
+    return tuple(point.name for point in entry_points(group="engine.backends"))
+
+
+def _known(what: str, value: str | None, choices: Sequence[str], code: str) -> None:
+    if value is not None and value not in choices:
+        raise EngineError(
+            code,
+            f"there is no {what} {value!r:.80}",
+            path=f"execution.{what}",
+            allowed=", ".join(choices),
+            hint=did_you_mean(value, choices),
+            exit_code=EXIT_PLAN,
+        )
 
 
 def overridden(

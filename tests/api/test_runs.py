@@ -121,25 +121,39 @@ def test_all_errors_of_a_request_come_together(client):
 
 
 @pytest.mark.parametrize(
-    ("execution", "path", "words"),
+    ("execution", "path"),
     [
-        ({"quantization": "q6_k"}, "execution.quantization", ["--model story", "--quant q6_k"]),
-        ({"backend": "reference"}, "execution.backend", ["--backend reference"]),
+        ({"quantization": "q6_k"}, "execution.quantization"),
+        ({"backend": "reference"}, "execution.backend"),
     ],
 )
-def test_a_plan_that_is_not_compiled_gets_409_and_the_command(client, execution, path, words):
+def test_a_plan_that_is_not_compiled_gets_409_and_what_is_served(client, execution, path):
     reply = client.post("/v1/runs", json={"model": "story", "prompt": "Go", "execution": execution})
     assert reply.status_code == 409
     error = reply.json()["error"]
     assert (error["code"], error["path"], error["type"]) == ("plan_not_compiled", path, "conflict_error")
-    assert "engine serve" in error["hint"]
-    assert all(word in error["hint"] for word in words)
+    assert "story" in error["allowed"]
 
 
-def test_an_unknown_model_gets_409_and_a_quoted_command(client):
+@pytest.mark.parametrize(
+    ("execution", "code", "allowed"),
+    [
+        ({"quantization": "q3_k"}, "unknown_recipe", "q4_k_m"),
+        ({"backend": "cuda"}, "unknown_backend", "cpu_avx2"),
+    ],
+)
+def test_what_no_engine_has_gets_400_and_what_there_is(client, execution, code, allowed):
+    reply = client.post("/v1/runs", json={"model": "story", "prompt": "Go", "execution": execution})
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert (error["code"], error["path"]) == (code, f"execution.{next(iter(execution))}")
+    assert allowed in error["allowed"]
+
+
+def test_an_unknown_model_gets_409_and_the_names_there_are(client):
     reply = client.post("/v1/runs", json={"model": "x; rm -rf /", "prompt": "Go"})
     assert reply.status_code == 409
-    assert "--model 'x; rm -rf /'" in reply.json()["error"]["hint"]
+    assert "story" in reply.json()["error"]["allowed"]
 
 
 def test_execution_chooses_among_the_plans_of_one_model(build):

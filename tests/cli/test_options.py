@@ -166,6 +166,9 @@ def test_a_flag_that_makes_a_plan_is_refused_beside_one_with_the_command_that_do
     done = engine("run", plan, "--quant", "nonsense", "-p", "x")
     assert done.code == 2
     assert f"engine run --model {model} --quant nonsense --prompt TEXT" in done.err
+    done = engine("run", plan, "--quant", "f16", "--backend", "reference", "--context", 64)
+    command = done.err.partition("hint: engine ")[2].strip()
+    assert engine(*command.split(), "-n", 1).code == 0
 
 
 def test_sampling_that_changes_nothing_is_said(engine: Engine, bundle: Path) -> None:
