@@ -13,6 +13,7 @@ _REQUEST = """
     chat_template_failed chat_template_refused chat_template_unsafe conflicting_fields
     constraint_needed
     constraint_failed constraint_unsupported context_exceeded context_too_long invalid_http invalid_json
+    no_emulation
     invalid_messages invalid_name invalid_option invalid_plan invalid_request missing_field
     no_energy_meter not_allowed not_overridable op_timing_needed out_of_range
     override_matches_nothing plan_alias plan_bad_key plan_duplicate_key plan_not_yaml plan_tag
