@@ -135,7 +135,8 @@ def _explain(fault: ValidationError) -> EngineError:
 
 def _stranger(name: str, path: str, rule: Mapping[str, Any]) -> EngineError:
     """A field that the object at ``path`` has not."""
-    known = list(rule.get("properties", {}))
+    properties = rule.get("properties", {})
+    known = [name for name, what in properties.items() if "x-unsupported-value" not in what]
     where = _below(path, name[:64])
     reason = rule.get("x-unsupported", {}).get(name)
     if reason is not None:

@@ -1,10 +1,10 @@
-"""An execution followed from the event loop: tokens as they come, the outcome, the client's leaving."""
+"""Executions followed from the event loop: tokens as they come, the outcome, the client's leaving."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,12 +23,12 @@ class Follower:
     follower wakes the loop for tokens; for a reply that is given whole, the end is enough.
     """
 
-    def __init__(self, *, eager: bool) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop, woken: asyncio.Event, *, eager: bool) -> None:
+        self._loop = loop
         self._eager = eager
         self._tokens: deque[TokenOut] = deque()
         self._outcome: Outcome | None = None
-        self._woken = asyncio.Event()
+        self._woken = woken  # shared by the executions of one request
         self._called = False  # a wake-up is on its way to the loop
 
     def token(self, token: TokenOut) -> None:
@@ -45,6 +45,10 @@ class Follower:
         self._called = False
         self._woken.set()
 
+    @property
+    def outcome(self) -> Outcome | None:
+        return self._outcome
+
     def taken(self) -> list[TokenOut]:
         """The tokens that have come and were not taken yet."""
         found = []
@@ -52,42 +56,79 @@ class Follower:
             found.append(self._tokens.popleft())
         return found
 
-    async def next(self, seconds: float) -> list[TokenOut] | Outcome | None:
-        """The next tokens, at the end the outcome, or None if nothing came within ``seconds``."""
-        while True:
-            if not self._woken.is_set():
-                try:
-                    async with asyncio.timeout(seconds):
-                        await self._woken.wait()
-                except TimeoutError:
-                    return None
-            self._woken.clear()
-            # In this order: whatever came before the outcome is among the tokens.
-            outcome = self._outcome
-            if tokens := self.taken():
-                if outcome is not None:
-                    self._woken.set()
-                return tokens
-            if outcome is not None:
-                return outcome
+    def found(self) -> list[TokenOut] | Outcome | None:
+        """The next tokens, or at the end the outcome, or None if nothing has come."""
+        # In this order: whatever came before the outcome is among the tokens.
+        outcome = self._outcome
+        return self.taken() or outcome
 
-    async def outcome(self) -> Outcome:
-        """Waits for the end; the tokens stay."""
-        while self._outcome is None:
-            await self._woken.wait()
+
+class Following:
+    """The executions of one request with their followers, read together on the event loop."""
+
+    def __init__(self, executions: Sequence[Execution], followers: Sequence[Follower]) -> None:
+        self.executions = tuple(executions)
+        self.followers = tuple(followers)
+        self.outcomes: list[Outcome | None] = [None] * len(executions)
+        self._woken = followers[0]._woken
+
+    @property
+    def ids(self) -> str:
+        """The executions' ids, as the header ``X-Execution-Id`` names them."""
+        return ", ".join(execution.id for execution in self.executions)
+
+    async def next(self, seconds: float) -> tuple[int, list[TokenOut] | Outcome] | None:
+        """The place of an execution and its next tokens or its outcome (each once); None if nothing
+        came within ``seconds``. Not to be called once all outcomes were given."""
+        while True:
             self._woken.clear()
-        return self._outcome
+            for place, follower in enumerate(self.followers):
+                if self.outcomes[place] is None and (found := follower.found()) is not None:
+                    if isinstance(found, Outcome):
+                        self.outcomes[place] = found
+                    return place, found
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._woken.wait()
+            except TimeoutError:
+                return None
+
+    async def ended(self) -> list[Outcome]:
+        """Waits for all ends, or the first failure; the tokens stay with the followers."""
+        while True:
+            self._woken.clear()
+            outcomes = [follower.outcome for follower in self.followers]
+            known = [outcome for outcome in outcomes if outcome is not None]
+            if len(known) == len(outcomes) or any(failure(outcome) for outcome in known):
+                return known
+            await self._woken.wait()
+
+    def cancel(self, service: Service) -> None:
+        """Cancels what is still live."""
+        for execution in self.executions:
+            service.plane.cancel(execution.id)
 
 
 async def submit(
-    request: Request, service: Service, make: Callable[[], RunSpec], *, stream: bool
-) -> tuple[Execution, Follower]:
-    """Builds the spec and submits it, off the event loop: tokenizing may take a while."""
-    follower = Follower(eager=stream)
-    execution = await service.intake.work(
-        request.state.body_bytes, lambda: service.plane.submit(make(), follower)
-    )
-    return execution, follower
+    request: Request, service: Service, make: Callable[[], Sequence[RunSpec]], *, stream: bool
+) -> Following:
+    """Builds the specs and submits them, all or none, off the event loop: tokenizing may take a while."""
+    loop, woken = asyncio.get_running_loop(), asyncio.Event()
+
+    def start() -> Following:
+        executions: list[Execution] = []
+        followers: list[Follower] = []
+        try:
+            for spec in make():
+                followers.append(Follower(loop, woken, eager=stream))
+                executions.append(service.plane.submit(spec, followers[-1]))
+        except EngineError:
+            for execution in executions:
+                service.plane.cancel(execution.id)
+            raise
+        return Following(executions, followers)
+
+    return await service.intake.work(request.state.body_bytes, start)
 
 
 async def _gone(receive: Receive) -> None:
@@ -96,47 +137,44 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def outcome_or_gone(
-    request: Request, service: Service, execution: Execution, follower: Follower
-) -> Outcome:
-    """The outcome; a client that leaves meanwhile cancels its execution."""
-    ended = asyncio.ensure_future(follower.outcome())
+async def outcomes_or_gone(request: Request, service: Service, following: Following) -> list[Outcome]:
+    """The outcomes; a client that leaves meanwhile cancels its executions, and so does a failure the rest."""
+    ended = asyncio.ensure_future(following.ended())
     gone = asyncio.ensure_future(_gone(request.receive))
     try:
         await asyncio.wait((ended, gone), return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
-            service.plane.cancel(execution.id)
+            following.cancel(service)
         return await ended
     finally:
-        if not ended.done():
-            service.plane.cancel(execution.id)
+        following.cancel(service)
         ended.cancel()
         gone.cancel()
 
 
 class EventStream(Response):
-    """Server-sent events of an execution.
+    """Server-sent events of a request's executions.
 
-    The execution is cancelled when the client leaves, or does not read for
+    They are cancelled when the client leaves, or does not read for
     ``send_seconds``; a stream that fails on our side ends without its last event.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncIterator[bytes], *, service: Service, execution: Execution, send_seconds: float
+        self, events: AsyncIterator[bytes], *, service: Service, following: Following, send_seconds: float
     ) -> None:
         super().__init__(
             headers={
                 "Cache-Control": "no-store",
                 "X-Accel-Buffering": "no",
-                "X-Execution-Id": execution.id,
+                "X-Execution-Id": following.ids,
             }
         )
         del self.headers["content-length"]
         self._events = events
         self._service = service
-        self._execution = execution
+        self._following = following
         self._send_seconds = send_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,7 +187,7 @@ class EventStream(Response):
         except (TimeoutError, OSError):
             pass  # the client does not read, or is gone: nobody is left to be told
         finally:
-            self._service.plane.cancel(self._execution.id)
+            self._following.cancel(self._service)
             for task in (pump, gone):
                 task.cancel()
             await asyncio.gather(pump, gone, return_exceptions=True)

@@ -14,12 +14,18 @@ from starlette.responses import JSONResponse, Response
 
 from runtime.api.body import read_json
 from runtime.api.errors import error_body, error_response
-from runtime.api.follow import EventStream, Follower, failure, outcome_or_gone, submit
-from runtime.api.openai_requests import chat_spec, completion_spec, find_bundle, relocated
+from runtime.api.follow import EventStream, Following, failure, outcomes_or_gone, submit
+from runtime.api.openai_requests import (
+    Choice,
+    chat_choices,
+    completion_choices,
+    find_bundle,
+    relocated,
+)
 from runtime.api.runs import sse
 from runtime.api.service import Service, service_of
 from runtime.control.execution import Execution
-from runtime.control.types import BundleInfo, Outcome, ServedBundle, TokenOut
+from runtime.control.types import BundleInfo, Outcome, RunSpec, ServedBundle, TokenOut
 from runtime.errors import EngineError
 
 _FINISH = {
@@ -46,72 +52,110 @@ async def completion(request: Request) -> Response:
 async def _complete(request: Request, schema: str, form: type[Form]) -> Response:
     service = service_of(request)
     body = await read_json(request, schema)
+    choices: list[Choice] = []
+
+    def make() -> list[RunSpec]:
+        choices.extend(form.choices(service, body))
+        return [choice.spec for choice in choices]
+
     try:
-        stream = bool(body.get("stream"))
-        execution, follower = await submit(request, service, lambda: form.spec(service, body), stream=stream)
+        following = await submit(request, service, make, stream=bool(body.get("stream")))
     except EngineError as fault:
         raise relocated(fault) from None
-    reply = form(execution, service.plane.bundle(execution.spec.bundle))
-    if stream:
+    bundle = service.plane.bundle(choices[0].spec.bundle)
+    replies = [
+        form(execution, bundle, choice, place)
+        for place, (execution, choice) in enumerate(zip(following.executions, choices, strict=True))
+    ]
+    if body.get("stream"):
         usage = bool((body.get("stream_options") or {}).get("include_usage"))
         return EventStream(
-            _chunks(service, follower, reply, usage),
+            _chunks(service, following, replies, usage),
             service=service,
-            execution=execution,
+            following=following,
             send_seconds=service.settings.send_seconds,
         )
-    outcome = await outcome_or_gone(request, service, execution, follower)
-    headers = {"X-Execution-Id": execution.id}
-    if (error := failure(outcome)) is not None:
-        return error_response(error, headers=headers)
-    return JSONResponse(reply.whole(outcome, follower.taken()), headers=headers)
+    outcomes = await outcomes_or_gone(request, service, following)
+    headers = {"X-Execution-Id": following.ids}
+    for outcome in outcomes:
+        if (error := failure(outcome)) is not None:
+            return error_response(error, headers=headers)
+    tokens = [follower.taken() for follower in following.followers]
+    return JSONResponse(whole(replies, outcomes, tokens), headers=headers)
 
 
-async def _chunks(service: Service, follower: Follower, reply: Form, usage: bool) -> AsyncIterator[bytes]:
-    if (opening := reply.opening()) is not None:
-        yield sse(opening)
-    shown = 0
-    while True:
-        found = await follower.next(service.settings.heartbeat_seconds)
-        if found is None:
+async def _chunks(
+    service: Service, following: Following, replies: Sequence[Form], usage: bool
+) -> AsyncIterator[bytes]:
+    for reply in replies:
+        if (opening := reply.opening(usage)) is not None:
+            yield sse(opening)
+    shown = [0] * len(replies)
+    ended: dict[int, Outcome] = {}
+    while len(ended) < len(replies):
+        came = await following.next(service.settings.heartbeat_seconds)
+        if came is None:
             yield b": waiting\n\n"
             continue
+        place, found = came
+        reply = replies[place]
         if isinstance(found, Outcome):
-            break
+            if (error := failure(found)) is not None:
+                yield sse({**error_body(error), "execution_id": found.id})
+                yield DONE
+                return
+            ended[place] = found
+            if rest := found.text[shown[place] :]:
+                yield sse(reply.chunk(rest, [], usage))
+            yield sse(reply.closing(found, usage))
+            continue
         chunks = []
         for token in found:
             if token.text or reply.wants_logprobs:
                 chunks.append(sse(reply.chunk(token.text, [token], usage)))
-                shown += len(token.text)
+                shown[place] += len(token.text)
         if chunks:
             yield b"".join(chunks)
-    if (error := failure(found)) is not None:
-        yield sse({**error_body(error), "execution_id": found.id})
-        yield DONE
-        return
-    if rest := found.text[shown:]:
-        yield sse(reply.chunk(rest, [], usage))
-    yield sse(reply.closing(found, usage))
     if usage:
-        yield sse(reply.usage_chunk(found))
+        outcomes = [ended[place] for place in range(len(replies))]
+        head = replies[0].head(replies[0].chunk_name)
+        yield sse({**head, "choices": [], "usage": usage_json(replies, outcomes)})
     yield DONE
 
 
+def whole(
+    replies: Sequence[Form], outcomes: Sequence[Outcome], tokens: Sequence[Sequence[TokenOut]]
+) -> dict[str, Any]:
+    """The whole reply; where there are several executions each choice says which is its own."""
+    body = replies[0].head(replies[0].object_name)
+    choices = []
+    for reply, outcome, taken in zip(replies, outcomes, tokens, strict=True):
+        choices.append(reply.whole(outcome, taken) | (_tail(outcome) if len(replies) > 1 else {}))
+    body |= {"choices": choices, "usage": usage_json(replies, outcomes)}
+    return body | (_tail(outcomes[0]) if len(replies) == 1 else {})
+
+
+def _tail(outcome: Outcome) -> dict[str, Any]:
+    return {"timings": timings(outcome), "execution_id": outcome.id}
+
+
 class Form:
-    """How one of the two APIs spells its replies."""
+    """How one of the two APIs spells one choice of its replies."""
 
     object_name = ""
     chunk_name = ""
     prefix = ""
 
-    def __init__(self, execution: Execution, bundle: ServedBundle) -> None:
+    def __init__(self, execution: Execution, bundle: ServedBundle, asked: Choice, place: int) -> None:
         self.execution = execution
         self.bundle = bundle
+        self.asked = asked
+        self.place = place
         self.wants_logprobs = execution.spec.request.logprobs is not None
         self.offset = 0
 
     @staticmethod
-    def spec(service: Service, body: dict[str, Any]) -> Any:
+    def choices(service: Service, body: dict[str, Any]) -> list[Choice]:
         raise NotImplementedError
 
     def head(self, name: str) -> dict[str, Any]:
@@ -123,11 +167,9 @@ class Form:
             "system_fingerprint": self.bundle.info.digest,
         }
 
-    def tail(self, outcome: Outcome) -> dict[str, Any]:
-        return {"timings": timings(outcome), "execution_id": outcome.id}
-
-    def opening(self) -> dict[str, Any] | None:
-        return None
+    def opening(self, usage: bool) -> dict[str, Any] | None:
+        """A streamed choice's first chunk, where it has one before any token."""
+        raise NotImplementedError
 
     def choice(self, text: str, tokens: Sequence[TokenOut]) -> dict[str, Any]:
         """The part of a streamed choice that carries text."""
@@ -138,34 +180,29 @@ class Form:
         raise NotImplementedError
 
     def chunk(self, text: str, tokens: Sequence[TokenOut], usage: bool) -> dict[str, Any]:
-        body = self.head(self.chunk_name)
-        body["choices"] = [{"index": 0, **self.choice(text, tokens), "finish_reason": None}]
-        return body | ({"usage": None} if usage else {})
+        return self._chunk(self.choice(text, tokens) | {"finish_reason": None}, usage)
 
     def closing(self, outcome: Outcome, usage: bool) -> dict[str, Any]:
-        body = self.head(self.chunk_name)
-        body["choices"] = [{"index": 0, **self.choice("", []), **finish(outcome)}]
-        return body | self.tail(outcome) | ({"usage": None} if usage else {})
-
-    def usage_chunk(self, outcome: Outcome) -> dict[str, Any]:
-        return {**self.head(self.chunk_name), "choices": [], "usage": usage_json(outcome)}
+        return self._chunk(self.choice("", []) | finish(outcome), usage) | _tail(outcome)
 
     def whole(self, outcome: Outcome, tokens: Sequence[TokenOut]) -> dict[str, Any]:
-        body = self.head(self.object_name)
-        body["choices"] = [{"index": 0, **self.message(outcome, tokens), **finish(outcome)}]
-        return body | {"usage": usage_json(outcome)} | self.tail(outcome)
+        return {"index": self.place, **self.message(outcome, tokens), **finish(outcome)}
+
+    def _chunk(self, choice: dict[str, Any], usage: bool) -> dict[str, Any]:
+        body = self.head(self.chunk_name)
+        body["choices"] = [{"index": self.place, **choice}]
+        return body | ({"usage": None} if usage else {})
 
 
 class Chat(Form):
     """``chat.completion``."""
 
     object_name, chunk_name, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl-"
-    spec = staticmethod(chat_spec)
+    choices = staticmethod(chat_choices)
 
-    def opening(self) -> dict[str, Any]:
-        body = self.head(self.chunk_name)
+    def opening(self, usage: bool) -> dict[str, Any] | None:
         delta = {"role": "assistant", "content": ""}
-        return body | {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]}
+        return self._chunk({"delta": delta, "logprobs": None, "finish_reason": None}, usage)
 
     def choice(self, text: str, tokens: Sequence[TokenOut]) -> dict[str, Any]:
         delta = {"content": text} if text or tokens else {}
@@ -193,13 +230,16 @@ class Completion(Form):
     """``text_completion``."""
 
     object_name, chunk_name, prefix = "text_completion", "text_completion", "cmpl-"
-    spec = staticmethod(completion_spec)
+    choices = staticmethod(completion_choices)
+
+    def opening(self, usage: bool) -> dict[str, Any] | None:
+        return self.chunk(self.asked.echo, [], usage) if self.asked.echo else None
 
     def choice(self, text: str, tokens: Sequence[TokenOut]) -> dict[str, Any]:
         return {"text": text, "logprobs": self._logprobs(tokens) if tokens else None}
 
     def message(self, outcome: Outcome, tokens: Sequence[TokenOut]) -> dict[str, Any]:
-        return {"text": outcome.text, "logprobs": self._logprobs(tokens)}
+        return {"text": self.asked.echo + outcome.text, "logprobs": self._logprobs(tokens)}
 
     def _logprobs(self, tokens: Sequence[TokenOut]) -> dict[str, Any] | None:
         if not self.wants_logprobs:
@@ -228,13 +268,15 @@ def finish(outcome: Outcome) -> dict[str, Any]:
     return {"finish_reason": _FINISH[str(outcome.stop_reason)], "stop_reason": str(outcome.stop_reason)}
 
 
-def usage_json(outcome: Outcome) -> dict[str, Any]:
-    """Token counts. No state is kept between executions, so nothing is ever cached."""
-    generated = len(outcome.token_ids)
+def usage_json(replies: Sequence[Form], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Token counts, a prompt's once. No state is kept between executions, so nothing is ever cached."""
+    pairs = zip(replies, outcomes, strict=True)
+    prompts = sum(outcome.prompt_tokens for reply, outcome in pairs if reply.asked.first)
+    generated = sum(len(outcome.token_ids) for outcome in outcomes)
     return {
-        "prompt_tokens": outcome.prompt_tokens,
+        "prompt_tokens": prompts,
         "completion_tokens": generated,
-        "total_tokens": outcome.prompt_tokens + generated,
+        "total_tokens": prompts + generated,
         "prompt_tokens_details": {"cached_tokens": 0},
     }
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from runtime.api.runs import texts
 from runtime.api.service import Service
 from runtime.bundle.plan import ResolvedPlan
 from runtime.control.requests import make_spec
-from runtime.control.types import RunSpec, ServedBundle
+from runtime.control.types import ChatPromptLike, RunSpec, ServedBundle
 from runtime.engine.request import Wishes
 from runtime.errors import EngineError
+
+#: Executions of one request.
+MAX_CHOICES = 128
 
 _SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "typical_p",
@@ -33,8 +37,19 @@ def find_bundle(service: Service, model: str) -> ServedBundle:
         raise
 
 
-def chat_spec(service: Service, body: Mapping[str, Any]) -> RunSpec:
-    """A chat completion as an execution: the conversation through the bundle's chat template."""
+@dataclass(frozen=True)
+class Choice:
+    """One execution of a request. ``prompt`` is the number of its prompt; ``first``: no earlier choice
+    has that prompt. ``echo`` is what its text begins with."""
+
+    spec: RunSpec
+    prompt: int = 0
+    first: bool = True
+    echo: str = ""
+
+
+def chat_choices(service: Service, body: Mapping[str, Any]) -> list[Choice]:
+    """A chat completion as executions: the conversation through the bundle's chat template."""
     bundle = find_bundle(service, body["model"])
     if body.get("top_logprobs") is not None and not body.get("logprobs"):
         raise EngineError(
@@ -48,82 +63,128 @@ def chat_spec(service: Service, body: Mapping[str, Any]) -> RunSpec:
             path="max_tokens",
             hint="max_completion_tokens is the newer name; give one of them",
         )
-    prompt = bundle.template.prompt(messages_of(body))
-    return _spec(
-        service,
-        bundle,
-        body,
-        max_tokens=count if count is not None else body.get("max_tokens"),
-        logprobs=(body.get("top_logprobs") or 0) if body.get("logprobs") else None,
-        make=lambda plan, rest: make_spec(
-            bundle,
-            plan,
-            prompt=prompt.text,
-            prompt_ids=prompt.ids,
-            kind="chat",
-            **{**rest, "wishes": replace(rest["wishes"], stop=(*rest["wishes"].stop, *prompt.stops))},
-        ),
+    prompt = rendered(bundle, body)
+    wishes = _wishes(body, logprobs=(body.get("top_logprobs") or 0) if body.get("logprobs") else None)
+    wishes = replace(wishes, stop=(*wishes.stop, *prompt.stops))
+    asked = _Asked(service, bundle, body, count if count is not None else body.get("max_tokens"), wishes)
+    return [Choice(spec, 0, i == 0) for i, spec in enumerate(asked.specs("chat", prompt.text, prompt.ids))]
+
+
+def completion_choices(service: Service, body: Mapping[str, Any]) -> list[Choice]:
+    """A text completion as executions. Special tokens written in the prompt are parsed,
+    as llama-server does: the prompt may come from /apply-template."""
+    bundle, n = find_bundle(service, body["model"]), body.get("n") or 1
+    if body.get("best_of") not in (None, n):
+        raise EngineError(
+            "unsupported_field", "best_of other than n: every choice is given", path="best_of", allowed=str(n)
+        )
+    if body.get("echo") and body.get("logprobs") is not None:
+        raise EngineError(
+            "unsupported_field",
+            "echo with logprobs: those of a prompt's tokens are not computed",
+            path="echo",
+            hint="leave out one of them",
+        )
+    asked = _Asked(service, bundle, body, body.get("max_tokens"), _wishes(body, body.get("logprobs")))
+    given = body["prompt"]
+    several = isinstance(given, list) and not isinstance(given[0], int)
+    prompts = given if several else [given]
+    if len(prompts) * n > MAX_CHOICES:
+        raise EngineError(
+            "invalid_request",
+            f"{len(prompts)} prompts of {n} choices are too many",
+            path="n",
+            allowed=f"at most {MAX_CHOICES} choices together",
+        )
+    choices: list[Choice] = []
+    for number, prompt in enumerate(prompts):
+        text, ids = (prompt, None) if isinstance(prompt, str) else (None, prompt)
+        try:
+            specs = asked.specs("completion", text, ids, first=len(choices))
+        except EngineError as error:
+            if several and error.path is not None and error.path.startswith("prompt"):
+                error.path = f"prompt[{number}]" + error.path.removeprefix("prompt")
+            raise
+        echo = ""
+        if body.get("echo"):
+            echo = text if text is not None else bundle.tokenizer.decode(prompt)
+        choices += [Choice(spec, number, i == 0, echo) for i, spec in enumerate(specs)]
+    return choices
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What all executions of a request share."""
+
+    service: Service
+    bundle: ServedBundle
+    body: Mapping[str, Any]
+    max_tokens: int | None
+    wishes: Wishes
+
+    @cached_property
+    def plan(self) -> tuple[ResolvedPlan, tuple[str, ...]]:
+        """The plan with the request's wishes in it, and notes. A seed is drawn once."""
+        sampling = {name: self.body[name] for name in _SAMPLING if self.body.get(name) is not None}
+        limits = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
+        return self.service.override(self.bundle, limits=limits, sampling=sampling)
+
+    def specs(
+        self, kind: str, prompt: str | None, ids: Sequence[int] | None, *, first: int = 0
+    ) -> list[RunSpec]:
+        """``n`` executions of one prompt, its choices from ``first`` on: each with the next seed."""
+        plan, notes = self.plan
+        seed = plan.sampling.seed
+        assert isinstance(seed, int)  # drawn by now, where it was random
+        found: list[RunSpec] = []
+        for choice in range(first, first + (self.body.get("n") or 1)):
+            spec = make_spec(
+                self.bundle,
+                plan.with_overrides(sampling={"seed": (seed + choice) % 2**63}) if choice else plan,
+                prompt=prompt,
+                prompt_ids=ids,
+                parse_special=kind == "completion",
+                explicit_max_tokens=self.max_tokens is not None,
+                wishes=self.wishes,
+                kind=kind,
+                notes=notes,
+            )
+            ids = spec.request.prompt_ids
+            found.append(spec)
+        return found
+
+
+def _wishes(body: Mapping[str, Any], logprobs: int | None) -> Wishes:
+    return Wishes(
+        stop=texts(body.get("stop")),
+        logit_bias={int(token): float(value) for token, value in (body.get("logit_bias") or {}).items()},
+        logprobs=logprobs,
+        ignore_eos=bool(body.get("ignore_eos")),
     )
 
 
-def completion_spec(service: Service, body: Mapping[str, Any]) -> RunSpec:
-    """A text completion as an execution. Special tokens written in the prompt are parsed,
-    as llama-server does: the prompt may come from /apply-template."""
-    bundle = find_bundle(service, body["model"])
-    prompt = body["prompt"]
-    ids: list[int] | None = None
-    if isinstance(prompt, list):
-        ids, prompt = (None, prompt[0]) if isinstance(prompt[0], str) else (prompt, None)
-    return _spec(
-        service,
-        bundle,
-        body,
-        max_tokens=body.get("max_tokens"),
-        logprobs=body.get("logprobs"),
-        make=lambda plan, rest: make_spec(
-            bundle, plan, prompt=prompt, prompt_ids=ids, parse_special=True, kind="completion", **rest
-        ),
+def rendered(bundle: ServedBundle, body: Mapping[str, Any]) -> ChatPromptLike:
+    """The messages of a request through the bundle's chat template."""
+    return bundle.template.prompt(
+        messages_of(body),
+        add_generation_prompt=body.get("add_generation_prompt"),
+        continue_final_message=body.get("continue_final_message"),
     )
 
 
 def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages as a chat template wants them: content as text, ``developer`` as ``system``."""
+    """The messages as a chat template wants them: content as text, ``developer`` as ``system``,
+    without fields that ask for nothing. Raises ``invalid_request``."""
     messages = []
-    for message in body["messages"]:
-        content = message["content"]
+    for index, message in enumerate(body["messages"]):
+        content, role = message.get("content"), message["role"]
+        if content is None and role != "assistant":
+            raise EngineError("invalid_request", "content is missing", path=f"messages[{index}].content")
         if not isinstance(content, str):
-            content = "\n".join(part["text"] for part in content)
-        role = "system" if message["role"] == "developer" else message["role"]
-        messages.append({**message, "role": role, "content": content})
+            content = "\n".join(part["text"] for part in content or ())
+        said = {key: value for key, value in message.items() if value not in (None, [])}
+        messages.append({**said, "role": "system" if role == "developer" else role, "content": content})
     return messages
-
-
-def _spec(
-    service: Service,
-    bundle: ServedBundle,
-    body: Mapping[str, Any],
-    *,
-    max_tokens: int | None,
-    logprobs: int | None,
-    make: Callable[[ResolvedPlan, dict[str, Any]], RunSpec],
-) -> RunSpec:
-    sampling = {name: body[name] for name in _SAMPLING if body.get(name) is not None}
-    limits = {} if max_tokens is None else {"max_tokens": max_tokens}
-    plan, notes = service.override(bundle, limits=limits, sampling=sampling)
-    bias = {int(token): float(value) for token, value in (body.get("logit_bias") or {}).items()}
-    return make(
-        plan,
-        {
-            "explicit_max_tokens": max_tokens is not None,
-            "wishes": Wishes(
-                stop=texts(body.get("stop")),
-                logit_bias=bias,
-                logprobs=logprobs,
-                ignore_eos=bool(body.get("ignore_eos")),
-            ),
-            "notes": notes,
-        },
-    )
 
 
 def relocated(error: EngineError) -> EngineError:

@@ -13,11 +13,11 @@ from starlette.responses import JSONResponse, Response
 
 from runtime.api.body import read_json
 from runtime.api.errors import error_body, error_response
-from runtime.api.follow import EventStream, Follower, failure, outcome_or_gone, submit
+from runtime.api.follow import EventStream, Following, failure, outcomes_or_gone, submit
 from runtime.api.service import Service, service_of
 from runtime.control.execution import Execution
 from runtime.control.requests import make_spec, request_path
-from runtime.control.types import EXECUTION_ID, BundleInfo, Outcome, RunSpec
+from runtime.control.types import EXECUTION_ID, BundleInfo, Outcome, RunSpec, TokenOut
 from runtime.engine.request import Wishes
 from runtime.errors import EngineError
 from runtime.version import ENGINE_VERSION
@@ -31,22 +31,23 @@ async def create(request: Request) -> Response:
     service = service_of(request)
     body = await read_json(request, "run_request")
     try:
-        execution, follower = await submit(
-            request, service, lambda: spec_of(service, body), stream=bool(body.get("stream"))
+        following = await submit(
+            request, service, lambda: [spec_of(service, body)], stream=bool(body.get("stream"))
         )
     except EngineError as fault:
         raise relocated(fault) from None
     if body.get("stream"):
         return EventStream(
-            _events(service, execution, follower),
+            _events(service, following),
             service=service,
-            execution=execution,
+            following=following,
             send_seconds=service.settings.send_seconds,
         )
-    outcome = await outcome_or_gone(request, service, execution, follower)
+    (outcome,) = await outcomes_or_gone(request, service, following)
+    headers = {"X-Execution-Id": following.ids}
     if (error := failure(outcome)) is not None:
-        return error_response(error, headers={"X-Execution-Id": execution.id})
-    return JSONResponse(result_json(execution, outcome), headers={"X-Execution-Id": execution.id})
+        return error_response(error, headers=headers)
+    return JSONResponse(result_json(following.executions[0], outcome), headers=headers)
 
 
 def spec_of(service: Service, body: Mapping[str, Any]) -> RunSpec:
@@ -116,35 +117,35 @@ def sse(data: object, event: str | None = None) -> bytes:
     return f"{head}data: {_compact(data)}\n\n".encode()
 
 
-async def _events(service: Service, execution: Execution, follower: Follower) -> AsyncIterator[bytes]:
+async def _events(service: Service, following: Following) -> AsyncIterator[bytes]:
+    (execution,) = following.executions
     yield sse({"execution_id": execution.id, "status": "queued"}, "queued")
     shown = 0
-    while True:
-        found = await follower.next(service.settings.heartbeat_seconds)
-        if found is None:
+    outcome: Outcome | None = None
+    while outcome is None:
+        came = await following.next(service.settings.heartbeat_seconds)
+        if came is None:
             yield b": waiting\n\n"
-        elif isinstance(found, Outcome):
-            break
+        elif isinstance(came[1], Outcome):
+            outcome = came[1]
         else:
-            shown += sum(len(token.text) for token in found)
-            yield b"".join(
-                sse(
-                    {
-                        "index": token.index,
-                        "token": token.token,
-                        "text": token.text,
-                        "ms": (token.time_ns - execution.created_ns) / 1e6,
-                    },
-                    "token",
-                )
-                for token in found
-            )
-    if (rest := found.text[shown:]) != "":  # held back until an end from outside
+            shown += sum(len(token.text) for token in came[1])
+            yield b"".join(sse(_token_json(token, execution), "token") for token in came[1])
+    if (rest := outcome.text[shown:]) != "":  # held back until an end from outside
         yield sse({"index": None, "token": None, "text": rest, "ms": None}, "token")
-    if (error := failure(found)) is not None:
+    if (error := failure(outcome)) is not None:
         yield sse({**error_body(error), "execution_id": execution.id}, "error")
     else:
-        yield sse(result_json(execution, found), "result")
+        yield sse(result_json(execution, outcome), "result")
+
+
+def _token_json(token: TokenOut, execution: Execution) -> dict[str, Any]:
+    return {
+        "index": token.index,
+        "token": token.token,
+        "text": token.text,
+        "ms": (token.time_ns - execution.created_ns) / 1e6,
+    }
 
 
 # ---- what has run ---------------------------------------------------------------------

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from runtime.api.body import read_json
 from runtime.api.errors import error_response
-from runtime.api.openai_requests import messages_of
+from runtime.api.openai_requests import rendered
 from runtime.api.service import service_of
 from runtime.api.telemetry import CONTENT_TYPE
 from runtime.control.requests import check_ids, check_text
@@ -63,15 +63,10 @@ async def apply_template(request: Request) -> Response:
     """``POST /apply-template``."""
     service = service_of(request)
     body = await read_json(request, "apply_template_request")
-    template = service.bundle(body.get("model")).template
-
-    def reply() -> Response:
-        prompt = template.prompt(
-            messages_of(body), add_generation_prompt=body.get("add_generation_prompt", True)
-        )
-        return JSONResponse({"prompt": prompt.text})
-
-    return await service.intake.work(request.state.body_bytes, reply)
+    bundle = service.bundle(body.get("model"))
+    return await service.intake.work(
+        request.state.body_bytes, lambda: JSONResponse({"prompt": rendered(bundle, body).text})
+    )
 
 
 async def props(request: Request) -> Response:

@@ -14,10 +14,11 @@ from runtime.errors import EXIT_PLAN, EngineError
 Kind = Literal["integer", "number", "string", "boolean", "overrides", "texts"]
 
 RECIPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_k_m", "source")
-POLICIES = ("default", "latency", "cost", "energy", "latency_energy_balanced")
 KV_TYPES = ("f32", "f16", "q8_0")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 BACKEND_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
+#: Which policies there are is the scheduler's to say, with those that others register.
+POLICY_PATTERN = BACKEND_PATTERN
 TENSORS_PATTERN = r"^[A-Za-z0-9_.*?-]{1,128}$"
 #: Which formats there are is the compiler's to say.
 TYPE_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
@@ -75,7 +76,7 @@ FIELDS: tuple[Field, ...] = (
     Field("quantization.overrides", "overrides"),
     Field("quantization.requantize", "boolean"),
     Field("quantization.imatrix", "string", pattern=DIGEST_PATTERN, nullable=True),
-    Field("scheduler_policy", "string", choices=POLICIES),
+    Field("scheduler_policy", "string", pattern=POLICY_PATTERN),
     Field("limits.max_tokens", "integer", 1, 16_777_216),
     Field("limits.min_tokens", "integer", 0, 16_777_216),
     Field("limits.max_seconds", "number", 0, 604_800, above=True, nullable=True),

@@ -29,9 +29,7 @@ def verify(
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of the sequence.")] = 288,
     reference_tokens: Annotated[
         int | None,
-        typer.Option(
-            min=2, help="… on the reference backend, which is slow: 48; the rest is not run there."
-        ),
+        typer.Option(min=2, help="… on the reference backend, which is slow: 48; the rest is not run there."),
     ] = None,
     emulate: Annotated[
         bool, typer.Option("--emulate", help="Also emulate the backends that this CPU cannot run.")

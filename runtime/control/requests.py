@@ -17,6 +17,7 @@ from runtime.bundle.spelling import did_you_mean
 from runtime.control.types import BundleInfo, RunSpec, ServedBundle
 from runtime.engine.request import Request, Wishes, check_token, logit_bias_of
 from runtime.errors import EXIT_PLAN, EXIT_RUN, EngineError
+from runtime.scheduler import policy as policies
 
 #: Path of a field in a request where it differs from its path in a plan.
 _REQUEST_PATHS = {"scheduler_policy": "execution.scheduler_policy"}
@@ -109,7 +110,8 @@ def overridden(
 
     Without a meter ``limits.max_watts`` is refused if ``keep_watts``; otherwise it is
     recorded as advisory (``limits.max_watts_advisory``, origin ``override``) and said so
-    in the notes. Raises ``invalid_plan`` with all faults as causes.
+    in the notes. A seed that is ``random`` is drawn. Raises
+    ``unknown_scheduler_policy``, and ``invalid_plan`` with all faults as causes.
     """
     limits = dict(limits or {})
     notes: list[str] = []
@@ -124,6 +126,7 @@ def overridden(
     if limits or sampling or plan.sampling.seed == "random":
         changed = plan.with_overrides(limits, sampling, has_energy_meter=has_energy_meter)
     if policy is not None and policy != changed.scheduler_policy:
+        policies.get(policy)
         origins: dict[str, Origin] = {**changed.origins, "scheduler_policy": "override"}
         changed = ResolvedPlan.from_values({**changed.values(), "scheduler_policy": policy}, origins)
     return changed, tuple(notes)

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from runtime.bundle.spelling import did_you_mean
 from runtime.errors import EXIT_PLAN, EngineError
 from runtime.scheduler.cost import CostModel
 
@@ -101,6 +102,7 @@ def get(name: str) -> Policy:
             f"there is no scheduler policy {name!r}",
             path="scheduler_policy",
             allowed=", ".join(names()),
+            hint=did_you_mean(name, names()),
             exit_code=EXIT_PLAN,
         ) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -149,7 +150,11 @@ def test_a_whole_number_may_be_written_with_a_point(live):
     ("field", "value"),
     [
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("n", 2),
+        ("best_of", 2),
+        ("parallel_tool_calls", "yes"),
+        ("service_tier", "flex"),
+        ("metadata", {"a": "b"}),
+        ("modalities", ["text", "audio"]),
         ("response_format", {"type": "json_object"}),
         ("store", True),
         ("audio", {"format": "wav", "voice": "alloy"}),
@@ -157,7 +162,7 @@ def test_a_whole_number_may_be_written_with_a_point(live):
 )
 def test_what_is_not_supported_is_refused_by_name(ai, field, value):
     with pytest.raises(openai.BadRequestError) as error:
-        ai.chat.completions.create(model="story", messages=MESSAGES, **{field: value})
+        ai.chat.completions.create(model="story", messages=MESSAGES, extra_body={field: value})
     assert error.value.body["code"] == "unsupported_field"
     assert error.value.body["path"] == field
     assert error.value.body["type"] == "invalid_request_error"
@@ -165,10 +170,134 @@ def test_what_is_not_supported_is_refused_by_name(ai, field, value):
 
 def test_a_field_that_asks_for_what_is_done_anyway_is_accepted(ai):
     plain = ai.chat.completions.create(model="story", messages=MESSAGES, max_tokens=6)
-    same = ai.chat.completions.create(
-        model="story", messages=MESSAGES, max_tokens=6, n=1, store=False, response_format={"type": "text"}
+    for nothing in (
+        {"n": 1, "store": False, "response_format": {"type": "text"}},
+        {"user": None, "tools": None, "tool_choice": "none", "metadata": {}, "service_tier": "auto"},
+        {"tools": [], "parallel_tool_calls": False, "best_of": 1, "logit_bias": {}, "stop": []},
+        {"functions": [], "function_call": "auto", "modalities": ["text"], "stream_options": None},
+        {"n": None, "seed": None, "ignore_eos": None, "safety_identifier": "a", "user": "b", "echo": False},
+        {"cache_prompt": False, "repeat_penalty": 1, "mirostat": 0, "grammar": "", "reasoning_effort": None},
+    ):
+        same = ai.chat.completions.create(model="story", messages=MESSAGES, max_tokens=6, extra_body=nothing)
+        assert same.choices[0].message.content == plain.choices[0].message.content
+
+
+def test_a_reply_can_be_given_back_as_the_client_dumps_it(ai):
+    first = ai.chat.completions.create(model="story", messages=MESSAGES, max_tokens=6).choices[0].message
+    again = [*MESSAGES, first.model_dump(), {"role": "user", "content": "And?", "name": None}]
+    plain = [*MESSAGES, {"role": "assistant", "content": first.content}, {"role": "user", "content": "And?"}]
+    replies = [ai.chat.completions.create(model="story", messages=m, max_tokens=6) for m in (again, plain)]
+    assert replies[0].choices[0].message.content == replies[1].choices[0].message.content
+
+
+def test_an_assistant_may_have_said_nothing_and_nobody_else(ai):
+    silent = {"role": "assistant", "content": None, "tool_calls": []}
+    reply = ai.chat.completions.create(
+        model="story", messages=[MESSAGES[1], silent, MESSAGES[1]], max_tokens=6
     )
-    assert same.choices[0].message.content == plain.choices[0].message.content
+    prompt = "<user>Olá\n<assistant>\n<user>Olá\n<assistant>"
+    assert reply.choices[0].message.content == expected_text(prompt, 6)
+    with pytest.raises(openai.BadRequestError) as error:
+        ai.chat.completions.create(model="story", messages=[{"role": "user", "content": None}])
+    assert error.value.body["path"] == error.value.param == "messages[0].content"
+
+
+def test_a_last_assistant_message_is_continued_unless_a_new_turn_is_asked_for(ai):
+    begun = [MESSAGES[1], {"role": "assistant", "content": "It was"}]
+
+    def text(**switches) -> str:
+        reply = ai.chat.completions.create(model="story", messages=begun, max_tokens=6, extra_body=switches)
+        return reply.choices[0].message.content
+
+    going_on = expected_text("<user>Olá\n<assistant>It was", 6)
+    assert text() == text(continue_final_message=True) == going_on
+    assert text(continue_final_message=True, add_generation_prompt=False) == going_on
+    assert text(add_generation_prompt=True) == expected_text("<user>Olá\n<assistant>It was\n<assistant>", 6)
+    with pytest.raises(openai.BadRequestError) as error:
+        text(continue_final_message=True, add_generation_prompt=True)
+    assert error.value.body["code"] == "invalid_messages"
+
+
+def sampled(prompt: str, count: int, seed: int) -> str:
+    return "".join(map(chr, expected_ids(FakeTokenizer().encode(prompt), count, seed=seed)))
+
+
+def test_each_choice_is_an_execution_with_the_next_seed(ai, live):
+    chat = ai.chat.completions.create(
+        model="story", messages=MESSAGES, max_tokens=6, n=3, temperature=1, seed=7
+    )
+    assert [c.message.content for c in chat.choices] == [sampled(PROMPT, 6, 7 + i) for i in range(3)]
+    assert [c.index for c in chat.choices] == [0, 1, 2]
+    assert chat.usage.prompt_tokens == len(FakeTokenizer().encode(PROMPT))
+    assert chat.usage.completion_tokens == 18
+    ids = [c.model_extra["execution_id"] for c in chat.choices]
+    records = [live.service.plane.records.get(id) for id in ids]
+    assert [r["plan"]["fields"]["sampling.seed"]["value"] for r in records] == [7, 8, 9]
+
+
+def test_a_list_of_prompts_is_as_many_executions(ai):
+    reply = ai.completions.create(
+        model="story",
+        prompt=["ab", "cd"],
+        max_tokens=5,
+        n=2,
+        temperature=1,
+        seed=1,
+        echo=True,
+        extra_body={"best_of": 2},
+    )
+    wanted = [p + sampled(p, 5, 1 + i) for i, p in enumerate(("ab", "ab", "cd", "cd"))]
+    assert [choice.text for choice in reply.choices] == wanted
+    assert reply.usage.prompt_tokens == 2 * 3
+    ids = ai.completions.create(model="story", prompt=[[97, 98], [99]], max_tokens=5, echo=True)
+    assert [choice.text[0] for choice in ids.choices] == ["a", "c"]
+
+
+def test_choices_stream_side_by_side(ai):
+    stream = ai.completions.create(
+        model="story", prompt=["ab", "cd"], max_tokens=9, stream=True, echo=True,
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    texts, ends, usage = {0: "", 1: ""}, [], None
+    for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+            ends += [choice.index] if choice.finish_reason else []
+    assert texts == {0: "ab" + expected_text("ab", 9), 1: "cd" + expected_text("cd", 9)}
+    assert sorted(ends) == [0, 1]
+    assert usage.completion_tokens == 18
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"prompt": ["a"] * 65, "n": 2}, "n"),
+        ({"prompt": "a", "n": 2, "best_of": 3}, "best_of"),
+        ({"prompt": "a", "echo": True, "logprobs": 0}, "echo"),
+        ({"prompt": ["a", "b" * 9000]}, "prompt[1]"),
+        ({"prompt": [[1], [2, 999]]}, "prompt[1][1]"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt"),
+    ],
+)
+def test_choices_that_cannot_be_are_refused_with_their_place(live, fields, path):
+    reply = httpx.post(f"{live.url}/v1/completions", json={"model": "story", **fields})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, path)
+    assert not live.service.plane.live()
+
+
+def test_more_choices_than_the_queue_takes_are_refused_whole(build, serve):
+    gate = threading.Event()
+    engine = FakeEngine(slots=1)
+    engine.gate = gate
+    live = serve(build(engine, queue_limit=3))
+    body = {"model": "story", "prompt": "Go", "n": 8}
+    assert httpx.post(f"{live.url}/v1/completions", json=body).status_code == 429
+    gate.set()
+    for execution in live.service.plane.live():
+        assert execution.settled.wait(30)
+    assert engine.free_slots == 1
 
 
 def test_an_unknown_model_is_not_found(ai):

@@ -86,7 +86,8 @@ def test_a_stream_gives_a_token_an_event_and_then_the_final_object(client):
         ({"modle": "x"}, "unknown_field", "modle"),
         ({"execution": {"limits": {"max_tokens": 0}}}, "invalid_request", "execution.limits.max_tokens"),
         ({"execution": {"limits": {"max_token": 1}}}, "unknown_field", "execution.limits.max_token"),
-        ({"execution": {"scheduler_policy": "latncy"}}, "invalid_request", "execution.scheduler_policy"),
+        ({"execution": {"scheduler_policy": "latncy"}}, "unknown_scheduler_policy",
+         "execution.scheduler_policy"),
         ({"execution": {"limits": {"on_limit": "pace"}}}, "conflicting_fields", "execution.limits.on_limit"),
         ({"execution": {"limits": {"max_tokens": 500}}, "prompt": "x" * 100}, "context_exceeded",
          "execution.limits.max_tokens"),
@@ -262,3 +263,52 @@ def test_a_failed_execution_is_a_typed_error_and_recorded(build, records):
     found = events(client.post("/v1/runs", json={"model": "story", "prompt": "Go", "stream": True}).text)
     assert found[-1][0] == "error"
     assert found[-1][1]["error"]["code"] == "engine_failure"
+
+
+def test_a_policy_that_others_register_is_accepted(client, monkeypatch):
+    from runtime.scheduler import policy as policies
+
+    class Theirs(type(policies.get("cost"))):
+        name = "theirs"
+
+    monkeypatch.setattr(policies, "_REGISTRY", {**policies._REGISTRY, "theirs": Theirs()})
+    body = {"model": "story", "prompt": "Go", "execution": {"scheduler_policy": "theirs"}}
+    assert client.post("/v1/runs", json=body).json()["scheduler_policy"] == "theirs"
+    assert "theirs" in client.get("/props").json()["scheduler_policies"]
+
+
+def test_an_unknown_policy_is_told_with_those_there_are(client):
+    body = {"model": "story", "prompt": "Go", "execution": {"scheduler_policy": "latncy"}}
+    error = client.post("/v1/runs", json=body).json()["error"]
+    assert "latency_energy_balanced" in error["allowed"]
+    assert error["hint"] == "did you mean 'latency'?"
+
+
+def test_a_random_seed_is_drawn_used_and_recorded(client, records):
+    body = {"model": "story", "prompt": "Go", "sampling": {"temperature": 1, "seed": "random"}}
+    seeds = set()
+    for _ in range(3):
+        reply = client.post("/v1/runs", json=body).json()
+        field = records.get(reply["execution_id"])["plan"]["fields"]["sampling.seed"]
+        assert field["origin"] == "drawn"
+        seeds.add(field["value"])
+        again = {**body, "sampling": {"temperature": 1, "seed": field["value"]}}
+        assert client.post("/v1/runs", json=again).json()["result"] == reply["result"]
+    assert len(seeds) == 3
+
+
+@pytest.mark.parametrize("seed", ["randm", -1, 2**63, 1.5, True])
+def test_other_seeds_are_refused_with_what_is_allowed(client, seed):
+    error = client.post(
+        "/v1/runs", json={"model": "story", "prompt": "x", "sampling": {"seed": seed}}
+    ).json()["error"]
+    assert (error["path"], error["allowed"]) == (
+        "sampling.seed", 'an integer from 0 to 9223372036854775807, or "random"'
+    )  # fmt: skip
+
+
+def test_an_empty_request_is_told_what_it_lacks_once(client):
+    error = client.post("/v1/runs", json={}).json()["error"]
+    assert sorted(cause["path"] for cause in error["causes"]) == ["model", "prompt"]
+    assert error["message"] == "the request has 2 errors: model: model is missing; prompt: prompt is missing"
+    assert error["param"] == error["path"]

@@ -138,9 +138,7 @@ def commands(group: Any, path: str = "") -> Iterator[tuple[str, set[str]]]:
 
 def test_every_option_of_every_command_is_known_here() -> None:
     found = dict(commands(typer.main.get_command(build_app())))
-    assert found == {
-        name: {*always.split(), *SOMETIMES.get(name, {})} for name, always in ALWAYS.items()
-    }
+    assert found == {name: {*always.split(), *SOMETIMES.get(name, {})} for name, always in ALWAYS.items()}
 
 
 CASES = [(name, words) for name, options in SOMETIMES.items() for words in options.values()]
