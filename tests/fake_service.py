@@ -19,6 +19,7 @@ from runtime.bundle.plan import ResolvedPlan
 from runtime.control.types import BundleInfo, ServedBundle
 from runtime.engine.chat import continues
 from runtime.engine.constraint import Grammars
+from runtime.engine.memory import SlotMemory
 from runtime.engine.types import (
     EngineLimits,
     Phase,
@@ -153,18 +154,26 @@ class FakeEngine:
         self.gate: threading.Event | None = None
         self.closed = False
         self.steps: list[list[tuple[int, int]]] = []
+        self.memory = SlotMemory(slots)
         self._slots: dict[int, FakeSequence] = {}
+        self._own: set[int] = set()
 
     @property
     def free_slots(self) -> int:
-        return self.limits.slots - len(self._slots)
+        return self.memory.free
 
-    def admit(self, request: Request) -> FakeSequence:
+    @property
+    def sequences(self) -> int:
+        return len(self._slots)
+
+    def admit(self, request: Request, slot: int | None = None) -> FakeSequence:
         if not request.prompt_ids:
             raise EngineError("prompt_empty", "the prompt is empty")
-        slot = next((s for s in range(self.limits.slots) if s not in self._slots), None)
         if slot is None:
-            raise EngineError("no_free_slot", "every slot is taken")
+            slot = self.memory.take()
+            self._own.add(slot)
+        assert slot in self.memory.held
+        assert slot not in self._slots
         sequence = FakeSequence(request, slot, time.monotonic_ns(), self.eos and not request.ignore_eos)
         self._slots[slot] = sequence
         return sequence
@@ -267,6 +276,9 @@ class FakeEngine:
         self.finish(sequence, StopReason.CANCELLED)
         if self._slots.get(sequence.slot) is sequence:
             del self._slots[sequence.slot]
+            if sequence.slot in self._own:
+                self._own.remove(sequence.slot)
+                self.memory.give(sequence.slot)
         sequence.slot = -1
 
     def close(self) -> None:

@@ -41,6 +41,7 @@ class Execution:
     steps: int = 0
     shared_steps: int = 0
     paced_ns: int = 0
+    others_ns: int = 0  # in which other bundles had the machine
     unholdable: bool = False  # its power cap is below what mere waiting draws
     error: EngineError | None = None
     stop_reason: StopReason | None = None

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from runtime.control.execution import Execution
 from runtime.control.lane import Lane
 from runtime.control.power import Power
+from runtime.control.turns import TURN_NS, Turns
 from runtime.control.types import ServedBundle
 from runtime.engine.types import StepReport, StopReason
 from runtime.errors import EXIT_RUN, EngineError
@@ -45,7 +46,7 @@ class Executor:
         self._queue_limit = queue_limit
         self._clock = clock
         self._lanes: dict[str, Lane] = {}
-        self._order: list[str] = []  # whose turn is next: first
+        self._turns = Turns()
         self._wake = threading.Condition()  # guards lanes, schedulers and the flags below
         self._draining = False
         self._stopping = False
@@ -62,7 +63,7 @@ class Executor:
             if bundle.info.name in self._lanes:
                 raise EngineError("bundle_served_already", f"{bundle.info.name} is served already")
             self._lanes[bundle.info.name] = Lane(bundle, self._queue_limit)
-            self._order.append(bundle.info.name)
+            self._turns.add(bundle.info.name)
 
     def retire(self, name: str, timeout: float | None = None) -> ServedBundle:
         """Takes a bundle out of service once its executions have ended. Raises ``bundle_busy``."""
@@ -77,7 +78,7 @@ class Executor:
                     raise EngineError("bundle_busy", f"{name} still has executions", hint="try again later")
                 self._wake.wait(0.05 if left is None else min(left, 0.05))
             del self._lanes[name]
-            self._order.remove(name)
+            self._turns.remove(name)
             return lane.bundle
 
     def submit(self, execution: Execution) -> None:
@@ -182,13 +183,14 @@ class Executor:
             now = self._clock()
             chosen: tuple[Lane, Step] | None = None
             earliest: int | None = None
-            for name in list(self._order):
+            busy = [name for name, lane in self._lanes.items() if not lane.scheduler.idle]
+            turn_ns = TURN_NS if len(busy) > 1 else None
+            for name in self._turns.order(busy):
                 lane = self._lanes[name]
-                step = self._schedule(lane, now)
+                step = self._schedule(lane, now, turn_ns)
                 if isinstance(step, Step):
                     chosen = (lane, step)
-                    self._order.remove(name)
-                    self._order.append(name)
+                    self._turns.take(name, lane.estimate_ns(step))
                     break
                 if isinstance(step, Hold):
                     earliest = step.until_ns if earliest is None else min(earliest, step.until_ns)
@@ -203,10 +205,10 @@ class Executor:
         self._run(*chosen)
         return True
 
-    def _schedule(self, lane: Lane, now: int) -> Step | Hold | None:
+    def _schedule(self, lane: Lane, now: int, turn_ns: int | None) -> Step | Hold | None:
         """A lane's next step; a policy that breaks its contract ends that lane's executions only."""
         try:
-            return lane.scheduler.schedule(now)
+            return lane.scheduler.schedule(now, turn_ns)
         except EngineError as error:
             for execution in list(lane.executions.values()):
                 self._fail(lane, execution, error)
@@ -228,6 +230,9 @@ class Executor:
             self._fail_step(lane, step, error)
             return
         lane.account(step, report)
+        for other in self._lanes.values():
+            if other is not lane:
+                other.stood_by(report.ended_ns - report.started_ns)
         lane.deliver(report)
         self.power.step({part.id: part.count for part in step.parts if part.id in lane.executions})
         for execution in in_step:
@@ -252,7 +257,7 @@ class Executor:
                 continue
             self.power.open(execution)
             try:
-                lane.admit(execution, self._clock())
+                lane.admit(execution, lane.scheduler.slot(id), self._clock())
             except EngineError as error:
                 self._end_without_engine(lane, execution, error)
 

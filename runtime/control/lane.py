@@ -24,7 +24,7 @@ class Lane:
         self.bundle = bundle
         self.name = bundle.info.name
         self.scheduler = Scheduler(
-            slots=limits.slots,
+            memory=bundle.engine.memory,
             step_tokens=limits.step_tokens,
             context=limits.context,
             queue_limit=queue_limit,
@@ -46,9 +46,12 @@ class Lane:
         )
         self.executions[execution.id] = execution
 
-    def admit(self, execution: Execution, now_ns: int) -> None:
-        """Gives an admitted execution its sequence. Raises EngineError if the engine refuses it."""
-        execution.sequence = self.bundle.engine.admit(execution.spec.request)
+    def admit(self, execution: Execution, slot: int, now_ns: int) -> None:
+        """Gives an admitted execution its sequence, in the slot that the scheduler took for it.
+
+        Raises EngineError if the engine refuses it.
+        """
+        execution.sequence = self.bundle.engine.admit(execution.spec.request, slot)
         self.active[id(execution.sequence)] = execution
         execution.op_times_ns = self._op_times(execution)
         execution.admitted_ns = now_ns
@@ -63,6 +66,16 @@ class Lane:
                 items.append((execution.sequence, part.count))
         return items
 
+    def estimate_ns(self, step: Step) -> int:
+        """How long a step should take, by the static cost of the graph."""
+        held = sum(part.start + part.count for part in step.parts)
+        return self.bundle.info.cost.step_ns(step.tokens, held)
+
+    def stood_by(self, ns: int) -> None:
+        """A step of another bundle took the machine for ``ns``."""
+        for execution in self.active.values():
+            execution.others_ns += ns
+
     def account(self, step: Step, report: StepReport) -> None:
         """Adds a step's times to the executions that were in it."""
         forward = report.forward_ns
@@ -74,7 +87,7 @@ class Lane:
             execution.step_ns += report.ended_ns - report.started_ns
             execution.forward_ns += forward
             execution.shared_steps += len(step.parts) > 1
-            if part.samples:
+            if part.wanted:
                 execution.phase = Phase.DECODE
 
     def deliver(self, report: StepReport) -> None:
@@ -123,11 +136,12 @@ class Lane:
     def check(self) -> None:
         """Integrity while idle: no slot of the scheduler or the engine is held by anybody."""
         self.scheduler.check()
-        free, slots = self.bundle.engine.free_slots, self.bundle.engine.limits.slots
-        if free != slots or self.executions or self.active:
+        engine = self.bundle.engine
+        held = max(engine.sequences, len(engine.memory.held))
+        if held or self.executions or self.active:
             raise EngineError(
                 "slot_leak",
-                f"{self.name} is idle, yet {slots - free} of {slots} slots are held "
+                f"{self.name} is idle, yet {held} of {engine.memory.slots} slots are held "
                 f"and {len(self.executions | self.active)} executions are open",
                 exit_code=EXIT_RUN,
             )

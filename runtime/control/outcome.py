@@ -19,6 +19,20 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def execution_memory_bytes(execution: Execution) -> int:
+    """What an execution had in use at its largest: its bundle's weights and arena, and its own KV cache.
+
+    The process's memory is that of all bundles and executions together, a diagnostic.
+    """
+    sequence, info = execution.sequence, execution.info
+    # The last token is emitted, not stored.
+    generated = max(0, len(sequence.token_ids) - 1) if sequence is not None else 0
+    tokens = len(execution.spec.request.prompt_ids) + generated
+    slots, context = info.plan.execution.slots, info.plan.execution.context
+    per_token = info.kv_bytes / (slots * context)
+    return info.weights_bytes + info.arena_bytes + round(tokens * per_token)
+
+
 def make_outcome(execution: Execution, no_energy: str) -> Outcome:
     """Everything a reply and a record say of an execution that has ended.
 
@@ -39,7 +53,7 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
         token_times_ns=token_ns,
         energy=energy,
         op_times_ns=execution.op_times_ns,
-        memory_peak_bytes=peak_memory_bytes(),
+        memory_peak_bytes=execution_memory_bytes(execution),
     )
     alone = execution.shared_steps == 0 and execution.paced_ns == 0
     mean_context = len(execution.spec.request.prompt_ids) + len(token_ids) // 2
@@ -58,6 +72,8 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
             "steps": execution.steps,
             "shared_steps": execution.shared_steps,
             "paced_ms": execution.paced_ns / 1e6,
+            "other_plans_ms": execution.others_ns / 1e6,
+            "process_memory_peak_mb": peak_memory_bytes() / 1e6,
             "notes": list(execution.spec.notes),
         },
     )

@@ -17,6 +17,7 @@ import numpy as np
 from runtime.bundle.plan import ResolvedPlan
 from runtime.bundle.reader import open_bundle
 from runtime.engine.executable import Executable, Floats, NumericError
+from runtime.engine.memory import SlotMemory
 from runtime.engine.request import check_request
 from runtime.engine.sequence import LiveSequence
 from runtime.engine.tokenizer import Tokenizer
@@ -40,7 +41,8 @@ class Engine:
         self.executable = executable
         self.tokenizer = tokenizer
         limits = executable.limits
-        self._free = list(range(limits.slots - 1, -1, -1))  # the lowest is taken first
+        self.memory = SlotMemory(limits.slots)
+        self._own_slots: set[int] = set()  # taken by the engine itself, not by a scheduler
         self._held: dict[int, LiveSequence] = {}
         n = limits.step_tokens
         self._slots, self._positions, self._tokens = (np.zeros(n, np.int32) for _ in range(3))
@@ -66,7 +68,12 @@ class Engine:
     @property
     def free_slots(self) -> int:
         """Sequences that can still be admitted."""
-        return len(self._free)
+        return self.memory.free
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that were admitted and not released."""
+        return len(self._held)
 
     def close(self) -> None:
         """Cancels what is left and lets go of the executable."""
@@ -76,20 +83,21 @@ class Engine:
 
     # ---- the life of a sequence ------------------------------------------------
 
-    def admit(self, request: Request) -> LiveSequence:
-        """Gives the request a slot; see ``EngineLike.admit``."""
+    def admit(self, request: Request, slot: int | None = None) -> LiveSequence:
+        """Starts a sequence in ``slot``, or in one of its own; see ``EngineLike.admit``."""
         check_request(request, self.limits.n_vocab, self.limits.context)
-        if not self._free:
-            raise EngineError(
-                "no_free_slot",
-                f"all {self.limits.slots} slots are taken",
-                path="execution.slots",
-                hint="wait for a sequence to end, or compile a plan with more slots",
-                exit_code=EXIT_RUN,
-            )
-        sequence = LiveSequence(request, self._free[-1], self.limits.context, self.tokenizer)
-        self._free.pop()
-        self._held[sequence.slot] = sequence
+        if slot is not None and (slot not in self.memory.held or slot in self._held):
+            raise _invalid_work(f"slot {slot}", "one that its caller has taken from the engine's memory")
+        taken = self.memory.take() if slot is None else slot
+        try:
+            sequence = LiveSequence(request, taken, self.limits.context, self.tokenizer)
+        except BaseException:
+            if slot is None:
+                self.memory.give(taken)
+            raise
+        if slot is None:
+            self._own_slots.add(taken)
+        self._held[taken] = sequence
         return sequence
 
     def finish(self, sequence: SequenceLike, reason: StopReason, error: EngineError | None = None) -> str:
@@ -103,8 +111,9 @@ class Engine:
         live = self._own(sequence)
         live.end(StopReason.CANCELLED, time.monotonic_ns())
         del self._held[live.slot]
-        self._free.append(live.slot)
-        self._free.sort(reverse=True)
+        if live.slot in self._own_slots:
+            self._own_slots.remove(live.slot)
+            self.memory.give(live.slot)
         live.slot = -1
 
     def _own(self, sequence: SequenceLike) -> LiveSequence:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from runtime.engine.memory import SlotMemory
 from runtime.engine.request import Constraint as Constraint
 from runtime.engine.request import Limits as Limits
 from runtime.engine.request import Request as Request
@@ -151,10 +152,21 @@ class EngineLike(Protocol):
     def limits(self) -> EngineLimits: ...
 
     @property
+    def memory(self) -> SlotMemory:
+        """Which slots are taken; a scheduler takes those of what it admits."""
+
+    @property
     def free_slots(self) -> int: ...
 
-    def admit(self, request: Request) -> SequenceLike:
-        """Gives the request a slot, in phase ``PREFILL``; computes nothing.
+    @property
+    def sequences(self) -> int:
+        """Sequences that were admitted and not released."""
+
+    def admit(self, request: Request, slot: int | None = None) -> SequenceLike:
+        """Starts a sequence in phase ``PREFILL``; computes nothing.
+
+        ``slot``: one that the caller has taken from ``memory``, and gives back itself after
+        ``release``; without it the engine takes one, and ``release`` gives it back.
 
         Errors: ``no_free_slot``, ``prompt_empty``, ``prompt_too_long`` (more than
         ``limits.context``), ``token_out_of_range``, ``invalid_request``.

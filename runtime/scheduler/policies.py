@@ -19,11 +19,25 @@ from runtime.scheduler.policy import (
 MILLISECOND = 1_000_000
 
 
+def beside_decodes(budget: int, view: View, stretch_percent: int) -> int:
+    """Prefill tokens of a step that lasts at most ``stretch_percent`` of a pure decode step.
+
+    An eighth of the step even where the estimate allows none: prompts must go on too.
+    """
+    if not view.decoding:
+        return budget
+    allowed = view.cost.step_ns(view.decoding, view.kv_tokens) * stretch_percent // 100
+    return min(budget, max(view.cost.tokens_within(allowed) - view.decoding, view.step_tokens // 8, 1))
+
+
 @dataclass(frozen=True)
 class FirstComeFirstServed:
-    """``default``: admitted in order of arrival, at once; prompts share a step's tokens evenly."""
+    """``default``: admitted in order of arrival, at once; prompts share a step's tokens evenly.
+    While anyone decodes, a step may last at most ``stretch_percent`` of a pure decode step:
+    a stream slows down behind a long prompt, and does not stand still."""
 
     name: str = "default"
+    stretch_percent: int = 400
 
     def admission_key(self, waiting: Waiting, view: View) -> tuple[int, ...]:
         return (waiting.order,)
@@ -32,7 +46,7 @@ class FirstComeFirstServed:
         return 0
 
     def prefill_tokens(self, budget: int, view: View) -> int:
-        return budget
+        return beside_decodes(budget, view, self.stretch_percent)
 
     def divide(self, budget: int, prefilling: Sequence[Prefilling]) -> Mapping[str, int]:
         return evenly(budget, prefilling)
@@ -56,11 +70,7 @@ class Latency:
         return 0
 
     def prefill_tokens(self, budget: int, view: View) -> int:
-        if not view.decoding:
-            return budget
-        allowed = view.cost.step_ns(view.decoding, view.kv_tokens) * self.stretch_percent // 100
-        # An eighth of the step even where the estimate allows none: prompts must go on too.
-        return max(view.cost.tokens_within(allowed) - view.decoding, view.step_tokens // 8, 1)
+        return beside_decodes(budget, view, self.stretch_percent)
 
     def divide(self, budget: int, prefilling: Sequence[Prefilling]) -> Mapping[str, int]:
         return shortest_first(budget, prefilling)

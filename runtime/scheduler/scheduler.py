@@ -14,9 +14,10 @@ The policy of the oldest execution present (queued or resident) governs a step.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from runtime.engine.memory import SlotMemory
 from runtime.errors import EXIT_RUN, EngineError
 from runtime.scheduler import policy as policies
 from runtime.scheduler.cost import CostModel
@@ -77,24 +78,24 @@ class _Entry:
 class Scheduler:
     """Queue, slots and the next step of one served bundle. Driven by one thread.
 
-    ``slots``, ``step_tokens``, ``context`` are the bundle's limits, ``queue_limit`` the
-    most executions that may wait. All methods are O(queue + slots).
+    ``memory`` owns the slots: they are taken here at admission, and given back when a ticket
+    leaves. ``step_tokens`` and ``context`` are the bundle's limits, ``queue_limit`` the most
+    executions that may wait. All methods are O(queue + slots).
     """
 
     def __init__(
-        self, *, slots: int, step_tokens: int, context: int, queue_limit: int, cost: CostModel
+        self, *, memory: SlotMemory, step_tokens: int, context: int, queue_limit: int, cost: CostModel
     ) -> None:
-        for name, value in (("slots", slots), ("step_tokens", step_tokens), ("context", context)):
+        for name, value in (("step_tokens", step_tokens), ("context", context)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        self.slots = slots
+        self.memory = memory
         self.step_tokens = step_tokens
         self.context = context
         self.queue_limit = queue_limit
         self.cost = cost
         self._queue: dict[str, _Entry] = {}  # by arrival
         self._resident: dict[str, _Entry] = {}  # by admission
-        self._free = list(range(slots - 1, -1, -1))
         self._arrivals = 0
         self._steps = 0
         self._open: Step | None = None
@@ -118,6 +119,10 @@ class Scheduler:
         """The phase of a ticket; ``FINISHED`` for one that is not here."""
         entry = self._queue.get(id) or self._resident.get(id)
         return entry.phase if entry else Phase.FINISHED
+
+    def slot(self, id: str) -> int:
+        """The slot of a resident ticket; KeyError for any other."""
+        return self._resident[id].slot
 
     def residents(self) -> tuple[tuple[int, str, Phase, int], ...]:
         """(slot, id, phase, tokens held) of every occupied slot, by slot."""
@@ -177,12 +182,16 @@ class Scheduler:
             entry = self._resident.pop(id, None)
             if entry is None:
                 return ()
-            self._free.append(entry.slot)
+            self.memory.give(entry.slot)
         entry.note(now_ns, self._steps, "cancelled", reason, ("held_tokens", entry.held_tokens))
         return entry.explained()
 
-    def schedule(self, now_ns: int) -> Step | Hold | None:
-        """The next step, how long to wait and why, or None when there is nothing to do."""
+    def schedule(self, now_ns: int, turn_ns: int | None = None) -> Step | Hold | None:
+        """The next step, how long to wait and why, or None when there is nothing to do.
+
+        ``turn_ns``: how long a step may last by the cost model because others wait for the
+        machine; prompts are then cut to that, though never below an eighth of a step's tokens.
+        """
         if self._open is not None:
             raise RuntimeError("the step before has not been committed")
         if self.idle:
@@ -192,15 +201,22 @@ class Scheduler:
         if not self._resident:
             assert hold is not None  # somebody waits and every slot is free, so only a hold is left
             return hold
-        parts = self._fill(governing, now_ns)
+        parts = self._fill(governing, now_ns, turn_ns)
         self._steps += 1
         self._open = Step(self._steps, parts, governing.name, tuple(e.ticket.id for e in admitted))
         return self._open
 
-    def commit(self, step: Step, finished: Collection[str], now_ns: int) -> dict[str, tuple[Decision, ...]]:
-        """Takes a run step into account. ``finished``: sequences that ended with it.
+    def commit(
+        self,
+        step: Step,
+        finished: Collection[str],
+        now_ns: int,
+        accepted: Mapping[str, int] | None = None,
+    ) -> dict[str, tuple[Decision, ...]]:
+        """Takes a run step into account. ``finished``: sequences that ended with it;
+        ``accepted``: tokens that each decode gained, 1 where it is not named.
 
-        Their slots are free afterwards; returns the decisions of each.
+        The slots of the finished are free afterwards; returns the decisions of each.
         """
         if step is not self._open:
             raise RuntimeError("only the step that schedule() gave last can be committed")
@@ -212,14 +228,14 @@ class Scheduler:
             if part.phase is Phase.PREFILL:
                 entry.prefilled += part.count
             else:
-                entry.generated += part.count
+                entry.generated += (accepted or {}).get(part.id, 1)
             entry.last_step = step.number
         explained: dict[str, tuple[Decision, ...]] = {}
         for id in finished:
             entry = self._resident.pop(id, None)
             if entry is None:
                 continue
-            self._free.append(entry.slot)
+            self.memory.give(entry.slot)
             entry.note(now_ns, self._steps, "finished", "ended", ("held_tokens", entry.held_tokens))
             explained[id] = entry.explained()
         return explained
@@ -232,11 +248,11 @@ class Scheduler:
         self._open = None
 
     def check(self) -> None:
-        """Integrity: every slot is free or held by exactly one resident. Raises ``scheduler_integrity``."""
+        """Integrity: every taken slot is held by exactly one resident. Raises ``scheduler_integrity``."""
         held = [entry.slot for entry in self._resident.values()]
         problems = []
-        if sorted(held + self._free) != list(range(self.slots)):
-            problems.append(f"slots held {sorted(held)}, free {sorted(self._free)}, of {self.slots}")
+        if sorted(held) != sorted(self.memory.held):
+            problems.append(f"slots of residents {sorted(held)}, taken {sorted(self.memory.held)}")
         if self._queue.keys() & self._resident.keys():
             problems.append("a ticket is queued and resident at once")
         if any(entry.slot >= 0 for entry in self._queue.values()):
@@ -252,8 +268,8 @@ class Scheduler:
         residents = self._resident.values()
         return policies.View(
             now_ns=now_ns,
-            slots=self.slots,
-            free_slots=len(self._free),
+            slots=self.memory.slots,
+            free_slots=self.memory.free,
             step_tokens=self.step_tokens,
             decoding=sum(e.phase is Phase.DECODE for e in residents),
             kv_tokens=sum(e.held_tokens for e in residents),
@@ -280,9 +296,9 @@ class Scheduler:
         admitted: list[_Entry] = []
         if not self._queue:
             return admitted, None
-        if not self._free:
+        if not self.memory.free:
             for entry in self._queue.values():
-                entry.note(now_ns, self._steps, "delayed", "every slot is taken", ("slots", self.slots))
+                self._note_full(entry, now_ns)
             return admitted, None
         view = self._view(now_ns)
         until = min(e.since_ns for e in self._queue.values()) + governing.hold_ns(view)
@@ -293,7 +309,7 @@ class Scheduler:
             return admitted, Hold(until, reason)
         keys = {w.id: (*governing.admission_key(w, view), w.order) for w in view.waiting}
         ranked = sorted(self._queue.values(), key=lambda e: keys[e.ticket.id])
-        while self._free and self._queue:
+        while self.memory.free and self._queue:
             overdue = next((e for e in self._queue.values() if e.passed_over >= PATIENCE), None)
             entry = overdue or next(e for e in ranked if e.slot < 0)
             for other in self._queue.values():
@@ -301,7 +317,7 @@ class Scheduler:
                     break
                 other.passed_over += 1
             del self._queue[entry.ticket.id]
-            entry.slot = self._free.pop()
+            entry.slot = self.memory.take()
             entry.last_step = self._steps
             self._resident[entry.ticket.id] = entry
             admitted.append(entry)
@@ -315,10 +331,13 @@ class Scheduler:
                 ("running", len(self._resident)),
             )
         for entry in self._queue.values():
-            entry.note(now_ns, self._steps, "delayed", "every slot is taken", ("slots", self.slots))
+            self._note_full(entry, now_ns)
         return admitted, None
 
-    def _fill(self, governing: policies.Policy, now_ns: int) -> tuple[Part, ...]:
+    def _note_full(self, entry: _Entry, now_ns: int) -> None:
+        entry.note(now_ns, self._steps, "delayed", "every slot is taken", ("slots", self.memory.slots))
+
+    def _fill(self, governing: policies.Policy, now_ns: int, turn_ns: int | None) -> tuple[Part, ...]:
         decoding = sorted(
             (e for e in self._resident.values() if e.phase is Phase.DECODE),
             key=lambda e: (e.last_step, e.order),
@@ -331,7 +350,7 @@ class Scheduler:
             reserve = 1 if self.step_tokens > 1 or not self._last_was_prefill else 0
         decoding = decoding[: self.step_tokens - reserve]
         parts = [
-            Part(e.ticket.id, e.slot, Phase.DECODE, e.held_tokens, 1, True)
+            Part(e.ticket.id, e.slot, Phase.DECODE, e.held_tokens, 1, 1)
             for e in sorted(decoding, key=lambda e: e.slot)
         ]
         budget = self.step_tokens - len(parts)
@@ -339,6 +358,9 @@ class Scheduler:
         if prefilling and budget:
             view = self._view(now_ns)
             wanted = max(1, min(budget, governing.prefill_tokens(budget, view)))
+            if turn_ns is not None:
+                within = max(self.cost.tokens_within(turn_ns) - len(parts), self.step_tokens // 8, 1)
+                wanted = min(wanted, within)
             # The oldest prompt moves in every step that prefills at all, whatever the policy divides.
             oldest = min(view.prefilling, key=lambda p: p.order)
             chunks = dict(governing.divide(wanted, view.prefilling))
@@ -350,7 +372,7 @@ class Scheduler:
             if count:
                 entry = self._resident[id]
                 ends = entry.prefilled + count == entry.ticket.prompt_tokens
-                parts.append(Part(id, entry.slot, Phase.PREFILL, entry.prefilled, count, ends))
+                parts.append(Part(id, entry.slot, Phase.PREFILL, entry.prefilled, count, int(ends)))
         for part in parts:
             self._resident[part.id].note(
                 now_ns,
@@ -359,6 +381,7 @@ class Scheduler:
                 governing.name,
                 ("sequences", len(parts)),
                 ("tokens", part.count),
+                *((("turn_ns", turn_ns),) if turn_ns is not None else ()),
             )
         return tuple(parts)
 

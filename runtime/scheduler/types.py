@@ -39,9 +39,11 @@ class Ticket:
 class Part:
     """The tokens of one sequence in a step.
 
-    Prefill: prompt tokens ``[start, start + count)``; ``samples`` is true for the
-    chunk that ends the prompt. Decode: ``count`` is 1, ``samples`` is true and
-    ``start`` is the number of tokens the sequence already holds.
+    Prefill: prompt tokens ``[start, start + count)``. Decode: ``start`` is the number of
+    tokens the sequence already holds; ``count`` is its last token and those drafted after
+    it. ``wanted``: of how many rows, the last of the part, the logits are wanted: every
+    one of a decode, one of the chunk that ends a prompt, none of another. How many tokens
+    a decode gained is known when it has run: the ``accepted`` of :meth:`Scheduler.commit`.
     """
 
     id: str
@@ -49,7 +51,7 @@ class Part:
     phase: Phase
     start: int
     count: int
-    samples: bool
+    wanted: int
 
 
 @dataclass(frozen=True)

@@ -338,8 +338,8 @@ def test_a_submission_in_the_middle_of_a_step_does_not_disturb_it(make):
             return super().__getattribute__(name)
 
     class Engine(FakeEngine):
-        def admit(self, request: Request) -> FakeSequence:
-            sequence = super().admit(request)
+        def admit(self, request: Request, slot: int | None = None) -> FakeSequence:
+            sequence = super().admit(request, slot)
             sequence.__class__ = Watched
             return sequence
 
@@ -446,3 +446,54 @@ def test_pace_keeps_the_mean_under_the_cap_and_changes_no_token(make):
     assert paced.stop_reason is StopReason.MAX_TOKENS
     assert (paced.text, paced.logits_digest) == (free.text, free.logits_digest)
     assert paced.diagnostics["paced_ms"] > 0
+
+
+def test_the_slot_that_is_shown_is_the_slot_that_is_used(make):
+    """A and B end in one step, then C comes: one record says which slots are free."""
+    engine = FakeEngine(slots=3)
+    engine.gate = threading.Event()
+    plane = make(engine)
+    pair = [plane.submit(spec("a", limits__max_tokens=2)), plane.submit(spec("b", limits__max_tokens=2))]
+    long = plane.submit(spec("long", limits__max_tokens=40))
+    engine.gate.set()
+    assert all(run.settled.wait(5) for run in pair)
+    engine.step_seconds = 0.005
+    late = plane.submit(spec("c", limits__max_tokens=40))
+    seen = 0
+    while not late.settled.is_set():
+        with plane.executor._wake:
+            for lane, residents in plane.executor.slots():
+                for slot, id, _, _ in residents:
+                    sequence = lane.executions[id].sequence
+                    if sequence is not None:
+                        assert sequence.slot == slot
+                        seen += 1
+    assert long.settled.wait(5)
+    assert seen > 0
+    assert engine.memory.free == 3
+
+
+def test_a_plans_decode_does_not_wait_for_anothers_whole_prompt(make):
+    """Two bundles, one with a long prompt: its chunks are cut while the other decodes, and say so."""
+    slow = FakeEngine(step_tokens=64, context=2000, step_seconds=0.001)
+    other = FakeEngine(step_seconds=0.001)
+    plane = make(slow, other)
+    stream = plane.submit(spec("go", bundle=plane.infos()[1].name, limits__max_tokens=60))
+    long = plane.submit(spec("x" * 1500, limits__max_tokens=2))
+    assert stream.settled.wait(20)
+    assert long.settled.wait(20)
+    chunks = [d for d in long.outcome.decisions if d.action == "prefill"]
+    assert any(dict(d.numbers).get("turn_ns") for d in chunks)
+    assert long.outcome.diagnostics["other_plans_ms"] > 0
+
+
+def test_an_execution_accounts_for_its_own_memory(make):
+    plane = make(FakeEngine())
+    one, two = plane.run(spec("a" * 10)), plane.run(spec("a" * 400, limits__max_tokens=2))
+    info = plane.infos()[0]
+    per_token = info.kv_bytes / (info.plan.execution.slots * info.plan.execution.context)
+    for outcome in (one, two):
+        tokens = outcome.prompt_tokens + len(outcome.token_ids) - 1
+        expected = info.weights_bytes + info.arena_bytes + round(tokens * per_token)
+        assert outcome.metrics["memory_peak_mb"] == expected / 1e6
+    assert two.diagnostics["process_memory_peak_mb"] > two.metrics["memory_peak_mb"]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime import scheduler as sched
+from runtime.engine.memory import SlotMemory
 from runtime.errors import EngineError
 from runtime.scheduler.scheduler import PATIENCE
 
@@ -75,11 +76,11 @@ class Simulation:
             if part.phase is sched.Phase.PREFILL:
                 assert part.start == self.prefilled.get(part.id, 0)
                 self.prefilled[part.id] = part.start + part.count
-                assert part.samples == (self.prefilled[part.id] == tickets[part.id].prompt_tokens)
+                assert part.wanted == (self.prefilled[part.id] == tickets[part.id].prompt_tokens)
             else:
                 assert part.count == 1
                 assert self.prefilled[part.id] == tickets[part.id].prompt_tokens
-            if part.samples:
+            if part.wanted:
                 self.produced[part.id] = self.produced.get(part.id, 0) + 1
                 if self.produced[part.id] == tickets[part.id].max_new_tokens:
                     ended.append(part.id)
@@ -102,7 +103,9 @@ def simulation(
     for index, (prompt, new, policy, gap) in enumerate(rows):
         turn += gap
         arrivals.append((turn, sched.Ticket(f"t{index}", prompt, new, policy)))
-    scheduler = sched.Scheduler(slots=slots, step_tokens=step_tokens, context=128, queue_limit=64, cost=COST)
+    scheduler = sched.Scheduler(
+        memory=SlotMemory(slots), step_tokens=step_tokens, context=128, queue_limit=64, cost=COST
+    )
     return Simulation(scheduler, arrivals, cancels or {})
 
 
@@ -159,7 +162,7 @@ def test_equal_requests_are_admitted_and_finish_in_order_of_arrival(policy, coun
 def test_a_long_request_is_passed_over_a_bounded_number_of_times(policy, seed):
     """A stream of short requests that never ends cannot starve a long one."""
     rng = random.Random(seed)
-    scheduler = sched.Scheduler(slots=1, step_tokens=64, context=4096, queue_limit=64, cost=COST)
+    scheduler = sched.Scheduler(memory=SlotMemory(1), step_tokens=64, context=4096, queue_limit=64, cost=COST)
     run = Simulation(scheduler, [])
     tickets = {"long": sched.Ticket("long", 500, 30, policy)}
     for name in ("s0", "s1"):  # already there when the long one comes
@@ -184,7 +187,7 @@ def test_a_long_request_is_passed_over_a_bounded_number_of_times(policy, seed):
 
 @pytest.mark.parametrize("policy", ["default", "latency", "latency_energy_balanced"])
 def test_a_short_prompt_behind_a_long_one_gets_its_token_within_two_steps(policy):
-    scheduler = sched.Scheduler(slots=4, step_tokens=256, context=8192, queue_limit=8, cost=COST)
+    scheduler = sched.Scheduler(memory=SlotMemory(4), step_tokens=256, context=8192, queue_limit=8, cost=COST)
     scheduler.submit(sched.Ticket("long", 4000, 8, policy), 0)
     first = scheduler.schedule(10**9)
     assert isinstance(first, sched.Step)
@@ -194,31 +197,34 @@ def test_a_short_prompt_behind_a_long_one_gets_its_token_within_two_steps(policy
         step = scheduler.schedule((1 + taken) * 10**9)
         assert isinstance(step, sched.Step)
         scheduler.commit(step, [], (1 + taken) * 10**9)
-        if any(part.id == "short" and part.samples for part in step.parts):
+        if any(part.id == "short" and part.wanted for part in step.parts):
             return
     pytest.fail("the short prompt is still waiting")
 
 
-def test_latency_keeps_prefill_small_while_somebody_decodes():
-    """With 50 GFLOP/s and 10 GB/s a decode step of 100 MB lasts 10 ms, 20 tokens of arithmetic at most."""
+def test_prefill_stays_small_while_somebody_decodes():
+    """With 50 GFLOP/s and 10 GB/s a decode step of 100 MB lasts 10 ms, the time of 10 tokens' arithmetic:
+    ``latency`` lets a step last twice as long, ``default`` four times."""
     cost = sched.CostModel(flops_per_token=50_000_000, weight_bytes=100_000_000)
     chunks = {}
     for policy in ("default", "latency"):
-        scheduler = sched.Scheduler(slots=2, step_tokens=128, context=4096, queue_limit=8, cost=cost)
+        scheduler = sched.Scheduler(
+            memory=SlotMemory(2), step_tokens=128, context=4096, queue_limit=8, cost=cost
+        )
         scheduler.submit(sched.Ticket("a", 1, 50, policy), 0)
         step = scheduler.schedule(0)
         scheduler.commit(step, [], 0)
         scheduler.submit(sched.Ticket("b", 1000, 50, policy), 0)
         step = scheduler.schedule(0)
         chunks[policy] = next(part.count for part in step.parts if part.id == "b")
-    assert chunks == {"default": 127, "latency": 19}
+    assert chunks == {"default": 39, "latency": 19}
 
 
 @pytest.mark.parametrize(
     ("policy", "held_ms"), [("cost", 20), ("energy", 60), ("latency_energy_balanced", 5)]
 )
 def test_gathering_policies_hold_a_lone_request_for_a_bounded_time(policy, held_ms):
-    scheduler = sched.Scheduler(slots=2, step_tokens=16, context=64, queue_limit=8, cost=COST)
+    scheduler = sched.Scheduler(memory=SlotMemory(2), step_tokens=16, context=64, queue_limit=8, cost=COST)
     scheduler.submit(sched.Ticket("a", 4, 4, policy), 1_000)
     hold = scheduler.schedule(1_000)
     assert hold == sched.Hold(1_000 + held_ms * 1_000_000, f"{policy} waits for company")
@@ -229,7 +235,7 @@ def test_gathering_policies_hold_a_lone_request_for_a_bounded_time(policy, held_
 
 
 def test_every_decision_is_explained():
-    scheduler = sched.Scheduler(slots=1, step_tokens=4, context=64, queue_limit=8, cost=COST)
+    scheduler = sched.Scheduler(memory=SlotMemory(1), step_tokens=4, context=64, queue_limit=8, cost=COST)
     scheduler.submit(sched.Ticket("a", 6, 2), 0)
     scheduler.submit(sched.Ticket("b", 2, 1), 5)
     explained = {}
@@ -254,7 +260,7 @@ def test_every_decision_is_explained():
 
 
 def test_a_full_queue_and_a_context_too_small_are_refused():
-    scheduler = sched.Scheduler(slots=1, step_tokens=4, context=16, queue_limit=2, cost=COST)
+    scheduler = sched.Scheduler(memory=SlotMemory(1), step_tokens=4, context=16, queue_limit=2, cost=COST)
     with pytest.raises(EngineError) as error:
         scheduler.submit(sched.Ticket("big", 10, 8), 0)
     assert error.value.code == "context_exceeded"
@@ -264,7 +270,7 @@ def test_a_full_queue_and_a_context_too_small_are_refused():
         scheduler.submit(sched.Ticket("c", 1, 1), 0)
     assert error.value.code == "queue_full"
     with pytest.raises(EngineError) as error:
-        sched.Scheduler(slots=1, step_tokens=4, context=16, queue_limit=2, cost=COST).submit(
+        sched.Scheduler(memory=SlotMemory(1), step_tokens=4, context=16, queue_limit=2, cost=COST).submit(
             sched.Ticket("d", 1, 1, "fastest"), 0
         )
     assert error.value.code == "unknown_scheduler_policy"
@@ -272,9 +278,9 @@ def test_a_full_queue_and_a_context_too_small_are_refused():
 
 
 def test_the_integrity_check_finds_a_lost_slot():
-    scheduler = sched.Scheduler(slots=2, step_tokens=4, context=16, queue_limit=2, cost=COST)
+    scheduler = sched.Scheduler(memory=SlotMemory(2), step_tokens=4, context=16, queue_limit=2, cost=COST)
     scheduler.check()
-    scheduler._free.pop()
+    scheduler.memory.take()
     with pytest.raises(EngineError) as error:
         scheduler.check()
     assert error.value.code == "scheduler_integrity"
@@ -300,7 +306,7 @@ def test_a_broken_policy_from_elsewhere_is_caught():
         sched.register(Greedy())
     with pytest.raises(ValueError, match="registered already"):
         sched.register(Greedy())
-    scheduler = sched.Scheduler(slots=2, step_tokens=4, context=64, queue_limit=4, cost=COST)
+    scheduler = sched.Scheduler(memory=SlotMemory(2), step_tokens=4, context=64, queue_limit=4, cost=COST)
     scheduler.submit(sched.Ticket("a", 20, 4, "test_greedy"), 0)
     with pytest.raises(EngineError) as error:
         scheduler.schedule(0)
@@ -308,7 +314,7 @@ def test_a_broken_policy_from_elsewhere_is_caught():
 
 
 def test_an_abandoned_step_can_be_scheduled_again():
-    scheduler = sched.Scheduler(slots=2, step_tokens=4, context=64, queue_limit=4, cost=COST)
+    scheduler = sched.Scheduler(memory=SlotMemory(2), step_tokens=4, context=64, queue_limit=4, cost=COST)
     scheduler.submit(sched.Ticket("a", 6, 4), 0)
     step = scheduler.schedule(0)
     with pytest.raises(RuntimeError):
@@ -326,3 +332,27 @@ def test_the_roofline_of_the_cost_model():
     assert cost.step_ns(10) == 10_000_000  # arithmetic
     assert cost.tokens_within(10_000_000) == 10
     assert cost.step_microjoules(1) is None
+
+
+def test_a_step_beside_other_bundles_lasts_no_longer_than_its_turn():
+    """10 tokens of arithmetic a 10 ms turn; an eighth of a step goes on whatever the turn allows."""
+    cost = sched.CostModel(flops_per_token=50_000_000, weight_bytes=1_000_000)
+    for turn_ns, tokens in ((None, 128), (40_000_000, 40), (1, 16)):
+        scheduler = sched.Scheduler(
+            memory=SlotMemory(2), step_tokens=128, context=4096, queue_limit=8, cost=cost
+        )
+        scheduler.submit(sched.Ticket("a", 1000, 5), 0)
+        step = scheduler.schedule(0, turn_ns)
+        assert isinstance(step, sched.Step)
+        assert step.tokens == tokens
+        said = dict(scheduler.explain("a")[-1].numbers)
+        assert said.get("turn_ns") == turn_ns
+
+
+def test_accepted_tokens_of_a_decode_are_counted():
+    scheduler = sched.Scheduler(memory=SlotMemory(1), step_tokens=8, context=64, queue_limit=8, cost=COST)
+    scheduler.submit(sched.Ticket("a", 2, 9), 0)
+    scheduler.commit(scheduler.schedule(0), [], 0)
+    step = scheduler.schedule(0)
+    scheduler.commit(step, [], 0, {"a": 3})
+    assert scheduler.residents() == ((0, "a", sched.Phase.DECODE, 5),)
