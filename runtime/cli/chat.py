@@ -6,18 +6,18 @@ the engine between answers, so what is saved is exactly what the model saw.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runtime.bundle.spelling import nearest
 from runtime.cli import flags
-from runtime.cli.output import note, on_terminal, print_error
-from runtime.errors import EXIT_USAGE, EngineError
+from runtime.cli.conversation import Conversation, read_entry
+from runtime.cli.output import note, print_error
+from runtime.errors import EngineError
 
 if TYPE_CHECKING:
     from runtime.bundle.plan import ResolvedPlan
@@ -25,12 +25,21 @@ if TYPE_CHECKING:
     from runtime.engine.request import Wishes
 
 HELP = """\
+/continue        go on with the last answer
+/regen           another answer to the last question (a new seed)
 /reset           forget the conversation, keep the system prompt
 /system TEXT     change the system prompt (nothing after it: remove it) and reset
 /save FILE       write the conversation as JSON, for --messages
 /help            this
 /exit            leave; so does the end of input (Ctrl-D)
-Ctrl-C stops an answer, not the chat. A line that ends in \\ goes on in the next."""
+Ctrl-C stops an answer, not the chat. A line that ends in \\ goes on in the next;
+\"\"\" begins a text of several lines and ends it."""
+COMMANDS = ("/continue", "/regen", "/reset", "/system", "/save", "/help", "/exit")
+#: What people who know other programs type.
+ALIASES = {
+    "/clear": "/reset", "/new": "/reset", "/bye": "/exit", "/quit": "/exit", "/q": "/exit", "/?": "/help",
+    "/retry": "/regen", "/regenerate": "/regen",
+}  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -75,9 +84,10 @@ def chat(
     bundle = named.bundle(quiet=quiet)
     machine = Machine.probe()
 
-    def plan() -> ResolvedPlan:  # for each answer: a seed may be drawn
+    def plan(draw: bool = False) -> ResolvedPlan:  # for each answer: a seed may be drawn
+        chosen = {**sampling, "seed": "random"} if draw else sampling
         meter = machine.has_energy_meter
-        return bundle.plan.with_overrides(limits, sampling, own.threads, has_energy_meter=meter)
+        return bundle.plan.with_overrides(limits, chosen, own.threads, has_energy_meter=meter)
 
     decided = plan()
     tokenizer = Tokenizer.from_bundle(bundle)
@@ -98,99 +108,44 @@ def chat(
 
 @dataclass(frozen=True)
 class Speaker:
-    """What answers: the engine, the plan of each answer, and what is asked beside it."""
+    """What answers: the engine, the plan of each answer (with a seed drawn for it or not), and what is
+    asked beside it."""
 
     engine: Engine
-    plan: Callable[[], ResolvedPlan]
+    plan: Callable[[bool], ResolvedPlan]
     wishes: Wishes
     verbose: bool
     quiet: bool
 
 
-@dataclass
-class Conversation:
-    """Messages so far, an optional system message first."""
-
-    messages: list[dict[str, Any]] = field(default_factory=list)
-    saved: set[Path] = field(default_factory=set)
-
-    @property
-    def system(self) -> list[dict[str, Any]]:
-        """The system message, in a list, or an empty one."""
-        return [message for message in self.messages[:1] if message["role"] == "system"]
-
-    def reset(self) -> None:
-        """Forgets all but the system message."""
-        self.messages = self.system
-
-    def set_system(self, text: str, *, keep: bool = False) -> None:
-        """Puts a system message in place of the one there is; forgets the rest unless ``keep``."""
-        rest = self.messages[len(self.system) :] if keep else []
-        self.messages = [*([{"role": "system", "content": text}] if text else []), *rest]
-
-    def save(self, path: Path) -> None:
-        """Writes ``{"messages": […]}``; an existing file that this chat did not write is left alone."""
-        from runtime.bundle.store import file_error
-
-        document = json.dumps({"messages": self.messages}, ensure_ascii=False, indent=2) + "\n"
-        try:
-            with path.open("w" if path.absolute() in self.saved else "x", encoding="utf-8") as file:
-                file.write(document)
-        except FileExistsError:
-            raise EngineError(
-                "file_exists", "the file exists already", str(path), hint="/save under another name",
-                exit_code=EXIT_USAGE,
-            ) from None  # fmt: skip
-        except OSError as cause:
-            raise file_error(cause, path) from cause
-        self.saved.add(path.absolute())
-
-
 def _talk(speaker: Speaker, conversation: Conversation) -> None:
-    """Reads lines and answers them until /exit or the end of input."""
-    while (line := _read_line(speaker.quiet)) is not None:
-        text = line.strip()
+    """Reads lines and answers them until /exit or the end of input; a question at the end of a
+    conversation that was loaded is answered first."""
+    pending = conversation.last("user")
+    while (line := "" if pending else read_entry(speaker.quiet)) is not None:
         try:
-            if text == "/exit":
-                return
-            if text.startswith("/"):
-                _command(text, conversation)
-            elif text:
+            if pending:
+                pending = False
+                _answer(speaker, conversation)
+            elif line.startswith("/"):
+                if not _command(line.strip(), speaker, conversation):
+                    return
+            elif text := line.strip():
                 conversation.messages.append({"role": "user", "content": text})
                 _answer(speaker, conversation)
         except EngineError as error:
             # A question that cannot be answered is not part of the conversation.
-            if conversation.messages and conversation.messages[-1]["role"] == "user":
+            if conversation.last("user"):
                 conversation.messages.pop()
             print_error(error)
             if error.code == "prompt_too_long":
                 note("the conversation fills the context; /reset starts a new one")
 
 
-def _read_line(quiet: bool) -> str | None:
-    """The next line, continuations joined; None at the end of input. Ctrl-C discards a line."""
-    lines: list[str] = []
-    while True:
-        if sys.stdin.isatty() and on_terminal() and not quiet:
-            sys.stderr.write("... " if lines else "> ")
-            sys.stderr.flush()
-        try:
-            line = sys.stdin.readline()
-        except KeyboardInterrupt:
-            note("\n/exit or Ctrl-D leaves")
-            lines.clear()
-            continue
-        if not line:
-            return "\n".join(lines) if lines else None
-        line = line.rstrip("\n")
-        if not line.endswith("\\"):
-            return "\n".join([*lines, line])
-        lines.append(line[:-1])
-
-
-def _command(text: str, conversation: Conversation) -> None:
+def _command(text: str, speaker: Speaker, conversation: Conversation) -> bool:
+    """Obeys a command; whether the chat goes on."""
     name, _, argument = text.partition(" ")
-    argument = argument.strip()
+    name, argument = ALIASES.get(name, name), argument.strip()
     if name == "/help":
         note(HELP)
     elif name == "/reset":
@@ -202,27 +157,55 @@ def _command(text: str, conversation: Conversation) -> None:
     elif name == "/save" and argument:
         conversation.save(Path(argument).expanduser())
         note(f"saved to {argument}")
-    else:
-        wrong = "/save needs a file" if name == "/save" else f"there is no command {name}"
-        raise EngineError("usage", wrong, hint="/help lists the commands", exit_code=EXIT_USAGE)
+    elif name in ("/continue", "/regen") and conversation.last("assistant"):
+        _again(speaker, conversation, anew=name == "/regen")
+    elif name != "/exit":
+        raise _misunderstood(name)
+    return name != "/exit"
 
 
-def _answer(speaker: Speaker, conversation: Conversation) -> None:
-    """Streams the answer to the last message and puts what was said of it into the conversation."""
+def _misunderstood(name: str) -> EngineError:
+    if name == "/save":
+        return flags.usage("/save needs a file", "/help lists the commands")
+    if name in ("/continue", "/regen"):
+        return flags.usage(f"{name} needs an answer before it", "/help lists the commands")
+    near = nearest(name, (*COMMANDS, *ALIASES))
+    hint = "/help lists the commands; a space before it makes it a message"
+    hint = hint if near is None else f"did you mean {near}? {hint}"
+    return flags.usage(f"there is no command {name}", hint)
+
+
+def _again(speaker: Speaker, conversation: Conversation, *, anew: bool) -> None:
+    """Goes on with the last answer, or gives another one; what was there stays if that fails."""
+    before = list(conversation.messages)
+    try:
+        if anew:
+            conversation.messages.pop()
+        _answer(speaker, conversation, draw=anew)
+    except EngineError:
+        conversation.messages = before
+        raise
+
+
+def _answer(speaker: Speaker, conversation: Conversation, *, draw: bool = False) -> None:
+    """Streams the answer to the last message, or the rest of it where that is an answer, and puts what
+    was said of it into the conversation. ``draw``: with a seed of its own."""
     from runtime.cli.run import run_request
     from runtime.engine.chat import chat_prompt
     from runtime.engine.request import Request
 
-    plan, wishes, engine = speaker.plan(), speaker.wishes, speaker.engine
+    plan, wishes, engine = speaker.plan(draw), speaker.wishes, speaker.engine
+    if draw and plan.sampling.temperature == 0 and not speaker.quiet:
+        note("note: the temperature is 0, so the answer is the same; --temperature 0.7 samples")
     prompt = chat_prompt(engine.tokenizer, conversation.messages)
     request = Request.of_plan(plan, prompt.ids, replace(wishes, stop=(*wishes.stop, *prompt.stops)))
     report = run_request(engine, plan, request, stream=True, quiet=speaker.quiet)
     sequence = report.completion.sequence
     if sequence.error is not None:
         raise sequence.error
-    conversation.messages.append({"role": "assistant", "content": sequence.text})
+    conversation.answered(sequence.text)
     reason = str(sequence.stop_reason)
     if reason not in ("end_of_sequence", "stop_sequence") and not speaker.quiet:
-        note(f"({reason})")
+        note(f"({reason}; /continue goes on)")
     if speaker.verbose:
         note(report.to_text())

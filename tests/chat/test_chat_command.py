@@ -86,13 +86,54 @@ def test_reset_keeps_the_system_prompt(talk: Talk, bundle: Path, tmp_path: Path)
 
 def test_exit_ends_it_and_help_explains_it(talk: Talk, bundle: Path) -> None:
     assert talk("/help\n/exit\nHi\n", str(bundle)) == ""
+    assert talk("/bye\nHi\n", str(bundle)) == ""
+    talk("/?\n/sav\n", str(bundle))
     assert "/reset" in talk.err
+    assert "did you mean /save?" in talk.err
     assert talk.code == 0
 
 
 def test_a_line_may_go_on_in_the_next(talk: Talk, bundle: Path, tmp_path: Path) -> None:
     talk(f"one \\\ntwo\n/save {tmp_path}/a\n", str(bundle))
     assert messages_of(tmp_path / "a")[0] == ("user", "one \ntwo")
+
+
+def test_an_answer_that_was_cut_goes_on_where_it_ended(talk: Talk, bundle: Path, tmp_path: Path) -> None:
+    talk(f"Hi\n/save {tmp_path}/a\n/continue\n/save {tmp_path}/b\n", str(bundle))
+    assert "/continue goes on" in talk.err
+    begun, whole = messages_of(tmp_path / "a"), messages_of(tmp_path / "b")
+    assert len(begun) == len(whole) == 2
+    assert whole[1][1].startswith(begun[1][1])
+    assert len(whole[1][1]) > len(begun[1][1])
+    talk("/continue\n/regen\n", str(bundle))
+    assert talk.err.count("needs an answer before it") == 2
+
+
+def test_another_answer_takes_the_place_of_the_last(talk: Talk, bundle: Path, tmp_path: Path) -> None:
+    def answers(*words: str) -> list[str]:
+        folder = tmp_path / str(len(words))
+        folder.mkdir()
+        talk(f"Hi\n/save {folder}/a\n/retry\n/save {folder}/b\n", str(bundle), *words)
+        said = [messages_of(folder / name) for name in "ab"]
+        assert [len(messages) for messages in said] == [2, 2]
+        return [messages[1][1] for messages in said]
+
+    first, second = answers("--temperature", "5")
+    assert first != second
+    first, second = answers()
+    assert first == second
+    assert "the temperature is 0" in talk.err
+
+
+def test_a_question_that_was_loaded_is_answered_first(talk: Talk, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text('[{"role": "user", "content": "Hi"}]')
+    assert talk("", str(bundle), "--messages", f"{tmp_path}/a") == talk("Hi\n", str(bundle))
+
+
+def test_several_lines_stand_between_fences(talk: Talk, bundle: Path, tmp_path: Path) -> None:
+    talk(f'"""one\n/help\n\ntwo"""\n /etc is what?\n/save {tmp_path}/a\n', str(bundle))
+    users = [text for role, text in messages_of(tmp_path / "a") if role == "user"]
+    assert users == ["one\n/help\n\ntwo", "/etc is what?"]
 
 
 def test_mistakes_do_not_end_the_chat(talk: Talk, bundle: Path, tmp_path: Path) -> None:
@@ -141,7 +182,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(slow_bundle: Path, tmp_path: Pa
     finally:
         process.kill()
     assert process.returncode == 0, err
-    assert "(cancelled)" in err
+    assert "(cancelled; /continue goes on)" in err
     saved = messages_of(tmp_path / "a")
     assert [role for role, _ in saved] == ["user", "assistant"]
     assert 0 < len(saved[1][1]) < 60
