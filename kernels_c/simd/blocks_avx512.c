@@ -49,21 +49,80 @@ V16 void add_block_of_32(__m512 *sum, const __m512i *total, int32_t tokens, cons
         sum[t] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(da[t])), _mm512_cvtepi32_ps(total[t]), sum[t]);
 }
 
-/* Runs tile(tokens, t) over nt tokens, most at a time; `tokens` is a constant in each call. */
-#define FOR_TILES(most, nt, tile)                                   \
+/* Runs tile(format, tokens, t) over nt tokens, most at a time; `tokens` is a constant in each call. */
+#define FOR_TILES(most, nt, tile, format)                           \
     do {                                                            \
-        _Static_assert((most) == 8, "a remainder is halved");        \
+        _Static_assert((most) == 8, "a remainder is halved");       \
         int32_t t = 0;                                              \
         for (; t + (most) <= (nt); t += (most))                     \
-            tile((most), t);                                        \
+            tile(format, most, t);                                  \
         if ((nt) - t >= 4) {                                        \
-            tile(4, t);                                             \
+            tile(format, 4, t);                                     \
             t += 4;                                                 \
         }                                                           \
         if ((nt) - t >= 2) {                                        \
-            tile(2, t);                                             \
+            tile(format, 2, t);                                     \
             t += 2;                                                 \
         }                                                           \
         if (t < (nt))                                               \
-            tile(1, t);                                             \
+            tile(format, 1, t);                                     \
     } while (0)
+
+/* The walk over a panel of blocks of 32. A format's file brings <FORMAT>_TOKENS (a tile), <FORMAT>_BLOCKS
+ * (taken together: the weights of so many stay in L1 for all tokens) and its unpacking:
+ *   <format>_block(block, tokens, codes, sums, total): total[t], the int32 sum of a block's products for
+ *   `tokens` (a constant) tokens; codes, sums: of the first. */
+#define WALK_32(format, most, together)                                                                           \
+    V16 void format##_tile(const uint8_t *panel, int32_t first, int32_t blocks, int32_t tokens, int64_t n_tokens, \
+                           const int8_t *codes, const int16_t *sums, const float *scales, float *acc)             \
+    {                                                                                                             \
+        __m512 sum[most];                                                                                         \
+        _Pragma("GCC unroll 8")                                                                                   \
+        for (int32_t t = 0; t < tokens; ++t)                                                                      \
+            sum[t] = v16_load(acc + t * 16);                                                                      \
+        for (int32_t b = 0; b < blocks; ++b) {                                                                    \
+            __m512i total[most];                                                                                  \
+            format##_block(block_##format(panel, first + b), tokens, codes + b * n_tokens * 32,                   \
+                           sums + b * n_tokens * ACTIVATION_SUMS_32, total);                                      \
+            add_block_of_32(sum, total, tokens, scales_##format(panel, first + b), scales + b * n_tokens);        \
+        }                                                                                                         \
+        _Pragma("GCC unroll 8")                                                                                   \
+        for (int32_t t = 0; t < tokens; ++t)                                                                      \
+            v16_store(acc + t * 16, sum[t]);                                                                      \
+    }                                                                                                             \
+    V16 void format##_panel(const uint8_t *panel, int32_t k, const activations *a, int32_t t0, int32_t nt,        \
+                            float *acc, uint8_t *scratch)                                                         \
+    {                                                                                                             \
+        (void)scratch;                                                                                            \
+        memset(acc, 0, sizeof(float) * 16 * (size_t)nt);                                                          \
+        for (int32_t b = 0; b < k / 32; b += (together)) {                                                        \
+            int32_t blocks = k / 32 - b < (together) ? k / 32 - b : (together);                                   \
+            int64_t at = (int64_t)b * a->n_tokens + t0;                                                           \
+            FOR_TILES(most, nt, TILE_32, format);                                                                 \
+        }                                                                                                         \
+    }
+#define TILE_32(format, tokens, t)                                                   \
+    format##_tile(panel, b, blocks, tokens, a->n_tokens, a->codes + (at + (t)) * 32, \
+                  a->sums + (at + (t)) * ACTIVATION_SUMS_32, a->scales + at + (t), acc + (t) * 16)
+
+/* The walk over a panel of superblocks, 256 k each. A format's file brings <FORMAT>_TOKENS and
+ *   <format>_open(panel, b): what the tiles of block b share, taken out of it once, as <format>_opened;
+ *   <format>_tile(panel, b, &opened, tokens, codes, sums, scales, acc): acc += the block, for `tokens`
+ *   (a constant) tokens; codes, sums, scales, acc: of the first. */
+#define WALK_256(format, most)                                                                             \
+    V16 void format##_panel(const uint8_t *panel, int32_t k, const activations *a, int32_t t0, int32_t nt, \
+                            float *acc, uint8_t *scratch)                                                  \
+    {                                                                                                      \
+        (void)scratch;                                                                                     \
+        memset(acc, 0, sizeof(float) * 16 * (size_t)nt);                                                   \
+        for (int32_t b = 0; b < k / 256; ++b) {                                                            \
+            int64_t at = (int64_t)b * a->n_tokens + t0;                                                    \
+            const int8_t *codes = a->codes + at * 256;                                                     \
+            const int16_t *sums = a->sums + at * ACTIVATION_SUMS_256;                                      \
+            const float *scales = a->scales + at;                                                          \
+            const format##_opened opened = format##_open(panel, b);                                        \
+            FOR_TILES(most, nt, TILE_256, format);                                                         \
+        }                                                                                                  \
+    }
+#define TILE_256(format, tokens, t) \
+    format##_tile(panel, b, &opened, tokens, codes + (t) * 256, sums + (t) * ACTIVATION_SUMS_256, scales + (t), acc + (t) * 16)

@@ -5,14 +5,16 @@
 #define Q4_K_TOKENS 8        /* a tile */
 _Static_assert((int64_t)256 * 15 * 63 * 127 <= INT32_MAX, "a block of Q4_K fits in int32");
 
-/* Scales as int32 a row, minima as int16 pairs a row. */
+/* A block with its scales taken out: as bytes a row, minima in pairs. */
 typedef struct {
     uint8_t scale[8][16];         /* [sub-block][row] */
     uint8_t min[4][16][2];        /* [pair of sub-blocks][row] */
-} q4_k_scales;
+} q4_k_opened;
 
-V16 void q4_k_unpack_scales(const packed_q4_k *b, q4_k_scales *out)
+V16 q4_k_opened q4_k_open(const uint8_t *panel, int32_t number)
 {
+    q4_k_opened opened, *out = &opened;
+    const packed_q4_k *b = (const packed_q4_k *)panel + number;
     __m512i low = load_512(b->low[0]), low4 = load_512(b->low[4]), high = load_512(b->high[0]);
     _mm512_storeu_si512(out->scale[0], byte_join(byte_field(low, 0, 15), high, 4, 0x30));
     _mm512_storeu_si512(out->scale[4], byte_join(byte_field(low4, 0, 15), high, 2, 0x30));
@@ -25,12 +27,13 @@ V16 void q4_k_unpack_scales(const packed_q4_k *b, q4_k_scales *out)
     const __m512i pair01 = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), pair23 = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
     _mm512_storeu_si512(out->min[0], _mm512_permutex2var_epi64(lower, pair01, upper));
     _mm512_storeu_si512(out->min[2], _mm512_permutex2var_epi64(lower, pair23, upper));
+    return opened;
 }
 
-/* A block for `tokens` (a constant) tokens; codes, sums, scales, acc: of the first. */
-V16 void q4_k_tile(const packed_q4_k *b, const q4_k_scales *s, int32_t tokens, const int8_t *codes,
+V16 void q4_k_tile(const uint8_t *panel, int32_t number, const q4_k_opened *s, int32_t tokens, const int8_t *codes,
                    const int16_t *sums, const float *scales, float *acc)
 {
+    const packed_q4_k *b = (const packed_q4_k *)panel + number;
     __m512i total[Q4_K_TOKENS], minima[Q4_K_TOKENS];
     for (int32_t j = 0; j < 4; ++j) {
         __m512i low[Q4_K_TOKENS], high[Q4_K_TOKENS];
@@ -69,22 +72,4 @@ V16 void q4_k_tile(const packed_q4_k *b, const q4_k_scales *s, int32_t tokens, c
     }
 }
 
-V16 void q4_k_panel(const uint8_t *panel, int32_t k, const activations *a, int32_t t0, int32_t nt,
-                    float *acc, uint8_t *scratch)
-{
-    const packed_q4_k *block = (const packed_q4_k *)panel;
-    (void)scratch;
-    memset(acc, 0, sizeof(float) * 16 * (size_t)nt);
-    for (int32_t b = 0; b < k / 256; ++b) {
-        int64_t at = (int64_t)b * a->n_tokens + t0;
-        const int8_t *codes = a->codes + at * 256;
-        const int16_t *sums = a->sums + at * ACTIVATION_SUMS_256;
-        const float *scales = a->scales + at;
-        q4_k_scales s;
-        q4_k_unpack_scales(block + b, &s);
-#define TILE(tokens, t) \
-    q4_k_tile(block + b, &s, tokens, codes + (t) * 256, sums + (t) * ACTIVATION_SUMS_256, scales + (t), acc + (t) * 16)
-        FOR_TILES(Q4_K_TOKENS, nt, TILE);
-#undef TILE
-    }
-}
+WALK_256(q4_k, Q4_K_TOKENS)

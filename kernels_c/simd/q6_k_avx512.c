@@ -5,10 +5,21 @@
 #define Q6_K_TOKENS 8        /* a tile */
 _Static_assert((int64_t)256 * 32 * 128 * 127 <= INT32_MAX, "a block of Q6_K fits in int32");
 
-/* A block for `tokens` (a constant) tokens; codes, sums, scales, acc: of the first. */
-V16 void q6_k_tile(const packed_q6_k *b, const uint16_t *d, int32_t tokens, const int8_t *codes,
+typedef struct {
+    const packed_q6_k *b;
+    const uint16_t *d;
+} q6_k_opened;
+
+V16 q6_k_opened q6_k_open(const uint8_t *panel, int32_t number)
+{
+    return (q6_k_opened){block_q6_k(panel, number), scales_q6_k(panel, number)};
+}
+
+V16 void q6_k_tile(const uint8_t *panel, int32_t number, const q6_k_opened *opened, int32_t tokens, const int8_t *codes,
                    const int16_t *sums, const float *scales, float *acc)
 {
+    const packed_q6_k *b = opened->b;
+    (void)panel, (void)number;
     __m512i total[Q6_K_TOKENS];
 #pragma GCC unroll 8
     for (int32_t t = 0; t < tokens; ++t)
@@ -40,7 +51,7 @@ V16 void q6_k_tile(const packed_q6_k *b, const uint16_t *d, int32_t tokens, cons
         for (int32_t t = 0; t < tokens; ++t)
             total[t] = _mm512_add_epi32(total[t], _mm512_mullo_epi32(part[t], scale));
     }
-    __m512 scale = half_scales(d);
+    __m512 scale = half_scales(opened->d);
 #pragma GCC unroll 8
     for (int32_t t = 0; t < tokens; ++t) {
         __m512 term = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(total[t]));
@@ -48,21 +59,4 @@ V16 void q6_k_tile(const packed_q6_k *b, const uint16_t *d, int32_t tokens, cons
     }
 }
 
-V16 void q6_k_panel(const uint8_t *panel, int32_t k, const activations *a, int32_t t0, int32_t nt,
-                    float *acc, uint8_t *scratch)
-{
-    (void)scratch;
-    memset(acc, 0, sizeof(float) * 16 * (size_t)nt);
-    for (int32_t b = 0; b < k / 256; ++b) {
-        const packed_q6_k *block = block_q6_k(panel, b);
-        const uint16_t *d = scales_q6_k(panel, b);
-        int64_t at = (int64_t)b * a->n_tokens + t0;
-        const int8_t *codes = a->codes + at * 256;
-        const int16_t *sums = a->sums + at * ACTIVATION_SUMS_256;
-        const float *scales = a->scales + at;
-#define TILE(tokens, t) \
-    q6_k_tile(block, d, tokens, codes + (t) * 256, sums + (t) * ACTIVATION_SUMS_256, scales + (t), acc + (t) * 16)
-        FOR_TILES(Q6_K_TOKENS, nt, TILE);
-#undef TILE
-    }
-}
+WALK_256(q6_k, Q6_K_TOKENS)
