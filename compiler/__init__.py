@@ -68,7 +68,7 @@ def lower_plan(plan: str | Path | Mapping[str, Any]) -> tuple[ResolvedPlan, Lowe
 
 def _described(path: Path) -> ModelDescription:
     """The model, if a family describes it: its content, whose digest takes a while, is read after that."""
-    from compiler.families import find_family
+    from compiler.decoder.families import find_family
     from compiler.model.reader import peek_model, read_model
 
     find_family(peek_model(path)[0])

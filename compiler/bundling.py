@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compiler.build import build_shared_object
+from compiler.build.toolchain import find_toolchain
 from compiler.lower import Lowered
 from compiler.model.description import ModelDescription
 from compiler.plan import Plan, locate_imatrix
 from compiler.quantize.imatrix import ImportanceMatrix, read_importance
-from compiler.toolchain import find_toolchain
+from compiler.quantize.weights import weights_key, write_weights
 from compiler.vocabulary import build_vocabulary
-from compiler.weights import weights_key, write_weights
 from runtime.bundle import format, store
 from runtime.bundle.format import CompilerEntry, Manifest, TensorEntry
 from runtime.bundle.plan import ResolvedPlan

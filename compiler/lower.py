@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler import backends
-from compiler.cost import StaticCost, static_cost
 from compiler.decoder import Decoder, build_decoder
 from compiler.emit import EmitRequest, Emitted, emit
+from compiler.emit.cost import StaticCost, static_cost
 from compiler.graph import Graph
 from compiler.model.description import ModelDescription
 from compiler.model.reader import open_rows
 from compiler.passes import Decisions, run_passes
 from compiler.passes.memory import arena_bytes, unshared_bytes
 from compiler.quantize.recipes import TensorType, assign_types
-from compiler.weights import PackedTensor, packed_tensors
+from compiler.quantize.weights import PackedTensor, packed_tensors
 from runtime.bundle.plan import ResolvedPlan
 
 

@@ -19,6 +19,25 @@ ROOMS = {
     "api": {"bundle", "metrics", "engine", "scheduler", "control"},
     "cli": {"bundle", "metrics", "engine", "scheduler", "control", "api"},
 }
+#: Rooms of the compiler, each with those it may import beside itself.
+COMPILER_ROOMS: dict[str, set[str]] = {
+    "build": set(),
+    "formats": set(),
+    "model": set(),
+    "graph": set(),
+    "vocabulary": {"model"},
+    "kernels": {"formats", "graph"},
+    "backends": {"kernels"},
+    "passes": {"formats", "graph"},
+    "decoder": {"model", "graph"},
+    "quantize": {"build", "formats", "model", "graph", "passes"},
+    "plan": {"formats", "model", "backends", "quantize"},
+    "emit": {"build", "formats", "graph", "passes", "kernels", "backends"},
+    "workbench": {"build", "formats", "kernels", "backends"},
+    "workflows": {"formats", "model", "graph", "decoder", "quantize", "plan"},
+}
+#: The spine, which calls every room: the way down, the bundle, and the door.
+SPINE = {"__init__", "lower", "bundling"}
 #: What the compiler may import of the runtime: the bundle's format, errors, the version.
 LEAVES = ("runtime.errors", "runtime.version", "runtime.bundle")
 #: What a process that reads hostile input has no business with.
@@ -75,6 +94,10 @@ def broken_rules(path: Path) -> Iterator[str]:
         if room == "compiler":
             if within(name, "runtime") and not within(name, *LEAVES):
                 yield f"the compiler may not import {name}"
+            other = name.split(".")[1] if within(name, "compiler") and "." in name else ""
+            may = COMPILER_ROOMS if rest[0] in SPINE else {rest[0], *COMPILER_ROOMS[rest[0]]}
+            if other in COMPILER_ROOMS and other not in may:
+                yield f"{rest[0]} may not import {other}"
             continue
         if within(name, "gguf", "torch"):
             yield f"the runtime may not import {name}"
@@ -83,6 +106,19 @@ def broken_rules(path: Path) -> Iterator[str]:
         other = name.split(".")[1] if within(name, "runtime") and "." in name else ""
         if other in ROOMS and rest[0] in ROOMS and other not in {rest[0], *ROOMS[rest[0]]}:
             yield f"{rest[0]} may not import {other}"
+
+
+def test_every_room_of_the_compiler_has_its_rule_and_no_file_lies_loose() -> None:
+    folder = ROOT / "compiler"
+    assert {path.parent.name for path in folder.glob("*/__init__.py")} == set(COMPILER_ROOMS)
+    assert {path.stem for path in folder.glob("*.py")} == SPINE
+
+
+def test_no_rooms_of_the_compiler_import_each_other_in_a_circle() -> None:
+    done: set[str] = set()
+    while ready := {room for room, others in COMPILER_ROOMS.items() if room not in done and others <= done}:
+        done |= ready
+    assert done == set(COMPILER_ROOMS)
 
 
 def test_nothing_turns_data_into_code() -> None:

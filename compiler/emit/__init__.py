@@ -13,27 +13,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from pathlib import Path
 from types import MappingProxyType
 
 import jinja2
 import numpy as np
 
 from compiler.backends import Backend
+from compiler.build import KERNELS
 from compiler.emit.layers import layer_shapes, roles, split_layers, states_of
 from compiler.emit.places import ROWS, Places, float_literal
 from compiler.emit.projections import Projection, projection, split_refs
 from compiler.emit.timers import enumerator, op_label, op_labels
 from compiler.graph import Graph, Node
+from compiler.graph.ops import OpSpec, spec
+from compiler.graph.states import PAGE, rewindable, total_bytes
 from compiler.kernels import Kernel
-from compiler.ops import OpSpec, spec
 from compiler.passes import Decisions
 from compiler.passes.layout import ROTATION, round_up, weights_bytes
 from compiler.passes.memory import arena_bytes
-from compiler.states import PAGE, rewindable, total_bytes
 
-#: ``kernels_c`` lies beside ``compiler`` in the checkout and when installed.
-_ROOT = Path(__file__).resolve().parents[2] / "kernels_c"
 #: ATTENTION_ROWS of kernels_c/include/activations.h.
 ATTENTION_ROWS = 64
 #: Most tokens whose panel sums a thread holds at a time.
@@ -117,7 +115,7 @@ def bundle_name(name: str) -> str:
 
 
 def _text(name: str) -> str:
-    return (_ROOT / name).read_text(encoding="utf-8")
+    return (KERNELS / name).read_text(encoding="utf-8")
 
 
 def _tidy(text: str) -> str:

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from compiler.emit.places import role
 from compiler.graph import Graph, Node
-from compiler.states import State
+from compiler.graph.states import State
 
 
 @dataclass(frozen=True)

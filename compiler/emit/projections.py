@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from compiler.formats import PANEL_ROWS, panel_bytes
 from compiler.graph import Graph, Node, Ref
-from compiler.ops import matrices, spec, weight_shape
+from compiler.graph.ops import matrices, spec, weight_shape
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 
 from compiler.emit.places import role
 from compiler.graph import Graph, Node
-from compiler.ops import matrices, spec
+from compiler.graph.ops import matrices, spec
 
 #: Before the label of an op: the timer of waiting for other threads after it.
 BARRIER = "barrier"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from compiler.graph import Graph
-from compiler.ops import verify
+from compiler.graph.ops import verify
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from compiler.formats import FORMATS, PANEL_ROWS
 from compiler.graph import Graph, Literal, Node, Ref, ValueType, Weight, renumber
-from compiler.ops import OPS, SLICE, spec, weight_shape
+from compiler.graph.ops import OPS, SLICE, spec, weight_shape
 from compiler.passes import Decisions
 
 

@@ -11,9 +11,9 @@ import math
 from dataclasses import replace
 from types import MappingProxyType
 
-from compiler import ops
 from compiler.formats import packed_bytes
 from compiler.graph import Graph, Weight
+from compiler.graph.ops import matrices as matrices_of
 from compiler.passes import Decisions
 
 ALIGNMENT = 64
@@ -44,7 +44,7 @@ def layout(graph: Graph, decisions: Decisions) -> Graph:
 
 def matrices(graph: Graph) -> frozenset[str]:
     """Names of the weights stored as panels: all that projections and the embedding read."""
-    return frozenset(ref.name for node in graph.nodes for ref in ops.matrices(node))
+    return frozenset(ref.name for node in graph.nodes for ref in matrices_of(node))
 
 
 def matrix_bytes(weight: Weight) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from compiler.formats import activation_bytes
 from compiler.graph import LOGITS, Graph, Node, ValueType
-from compiler.ops import QUANTIZED, spec
+from compiler.graph.ops import QUANTIZED, spec
 from compiler.passes import Decisions
 from compiler.passes.layout import round_up
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compiler.graph import Graph, Node
-from compiler.ops import spec
+from compiler.graph.ops import spec
 from compiler.passes import Decisions
 
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from compiler.formats import FORMATS
 from compiler.graph import Graph, Node, ValueType, renumber
-from compiler.ops import QUANTIZE, spec
+from compiler.graph.ops import QUANTIZE, spec
 from compiler.passes import Decisions
 
 

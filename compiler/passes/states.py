@@ -11,9 +11,9 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from compiler.graph import Graph
+from compiler.graph.states import PAGE, State
 from compiler.passes import Decisions
 from compiler.passes.layout import round_up
-from compiler.states import PAGE, State
 
 
 def states(graph: Graph, decisions: Decisions) -> Graph:

@@ -15,14 +15,13 @@ import cffi
 import numpy as np
 import numpy.typing as npt
 
-from compiler.build import TOOL_FLAGS, ToolLibrary, declarations, load_tool_library
+from compiler.build import KERNELS, TOOL_FLAGS, ToolLibrary, declarations, load_tool_library
 from compiler.formats import FORMATS, PANEL_ROWS, panel_bytes
 from compiler.formats.parts.record import Bytes, Floats
 from compiler.model.description import Tensor
 from compiler.model.reader import decode
 from runtime.errors import EXIT_MODEL, EngineError
 
-_KERNELS = Path(__file__).resolve().parent.parent.parent / "kernels_c"
 #: The files with the formats' encoders and decoders, and with their packers.
 _ENCODERS = tuple(dict.fromkeys(format.quantizer_source for format in FORMATS.values()))
 _PACKERS = tuple(format.packer_source for format in FORMATS.values())
@@ -32,12 +31,12 @@ _E_NONFINITE, _E_RANGE = 2, 3
 @cache
 def library() -> ToolLibrary:
     """Encoders and packers, built once a toolchain. Raises as ``load_tool_library`` does."""
-    tools = _KERNELS / "tools"
+    tools = KERNELS / "tools"
     return load_tool_library(
         tools,
         (*_ENCODERS, *_PACKERS),
         tool_declarations(),
-        include=(_KERNELS / "include",),
+        include=(KERNELS / "include",),
         flags=(*TOOL_FLAGS, "-fvisibility=default"),
     )
 
@@ -45,7 +44,7 @@ def library() -> ToolLibrary:
 def tool_declarations() -> str:
     """The C functions of all formats, for cffi; their contract is in ``quantize.h`` and ``pack.h``."""
     rows = "int64_t rows, int64_t k"
-    lines = [declarations(_KERNELS / "tools" / "quantize.h")]
+    lines = [declarations(KERNELS / "tools" / "quantize.h")]
     for name, format in FORMATS.items():
         if format.encode is not None:
             lines.append(
@@ -62,7 +61,7 @@ def source_files() -> tuple[Path, ...]:
     """The C files that decide the bytes of encoded and packed weights."""
     tools = (*_ENCODERS, *_PACKERS, "quantize.h", "lanes.h", "symmetric.h", "pack.h")
     headers = ("packed.h", *(format.packed_header for format in FORMATS.values()))
-    return (*(_KERNELS / "tools" / n for n in tools), *(_KERNELS / "include" / n for n in headers))
+    return (*(KERNELS / "tools" / n for n in tools), *(KERNELS / "include" / n for n in headers))
 
 
 def widen(raw: Bytes, tensor: Tensor) -> Floats:

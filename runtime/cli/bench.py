@@ -16,7 +16,7 @@ from runtime.cli.output import note, on_terminal
 from runtime.errors import EXIT_USAGE, EngineError
 
 if TYPE_CHECKING:
-    from compiler.bandwidth import BandwidthProbe
+    from compiler.workbench.bandwidth import BandwidthProbe
     from runtime.bundle.reader import Bundle
 
 FORMATS = ("md", "csv", "json", "jsonl")
@@ -112,7 +112,7 @@ def bench(
 @contextmanager
 def _probe(threads: int) -> Iterator[BandwidthProbe | None]:
     """The bandwidth probe; None, with a note, where it cannot be had (it needs a C compiler once)."""
-    from compiler.bandwidth import BandwidthProbe
+    from compiler.workbench.bandwidth import BandwidthProbe
 
     try:
         probe = BandwidthProbe(threads)

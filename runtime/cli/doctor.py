@@ -65,7 +65,7 @@ def _backends(features: frozenset[str]) -> list[dict[str, Any]]:
 
 
 def _compiler() -> dict[str, Any]:
-    from compiler.toolchain import find_toolchain
+    from compiler.build.toolchain import find_toolchain
 
     try:
         found = find_toolchain()

@@ -165,7 +165,7 @@ def _recipes(quants: str) -> list[str]:
 def _reference(plan: str, wanted: str | None, notes: list[str]) -> Subject | None:
     """The subject that the others are compared with; what it is worth knowing of it goes to ``notes``."""
     from compiler.formats import FORMATS
-    from compiler.quantize.measure import are_floats, stored_types
+    from compiler.workflows.measure import are_floats, stored_types
     from runtime.bundle.planfields import RECIPES
     from runtime.cli.variants import Variants
 
@@ -232,7 +232,7 @@ def _context(wanted: int | None, subjects: list[Subject]) -> int:
 def _errors(
     subject: Subject, truth: Path | None, progress: Progress | None
 ) -> tuple[TensorError, ...] | None:
-    from compiler.quantize.measure import plan_errors
+    from compiler.workflows.measure import plan_errors
 
     report = None if progress is None else partial(progress, f"weights of {subject.label}")
     try:

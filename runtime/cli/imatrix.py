@@ -38,8 +38,8 @@ def imatrix(
     to evaluate with.
     """
     from compiler.model.reader import read_model
-    from compiler.quantize.calibrate import collect
     from compiler.quantize.imatrix import write_importance
+    from compiler.workflows.calibrate import collect
     from runtime.cli.evaluate import read_text
     from runtime.cli.tokenize import model_file, tokenizer_of
     from runtime.control.evaluate import cut

@@ -31,7 +31,7 @@ def list_kernels(
 ) -> None:
     """The registry: each kernel, where it is written, and the reference that it equals."""
     from compiler import backends
-    from compiler.kernel_table import kernel_table
+    from compiler.workbench.table import kernel_table
     from runtime.errors import EXIT_USAGE, EngineError
 
     if markdown:
@@ -65,7 +65,7 @@ def check(
 ) -> None:
     """Run kernels against their scalar reference, bit for bit, on random and pathological inputs."""
     from compiler.backends import emulation_of
-    from compiler.kernel_check import CHECKS, check_kernels
+    from compiler.workbench.check import CHECKS, check_kernels
     from runtime.errors import EXIT_USAGE, EngineError
 
     unknown = [op for op in ops or () if op not in CHECKS]
@@ -104,7 +104,7 @@ def bench(
     The limits are measured in the same run: the read bandwidth with the same threads, and the
     multiply-adds of the backend's instructions for such weights.
     """
-    from compiler.kernel_check import bench_kernels
+    from compiler.workbench.check import bench_kernels
 
     note(f"building the benchmark of {backend}")
     results = bench_kernels(backend, threads, rounds, megabytes << 20)

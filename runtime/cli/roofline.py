@@ -25,8 +25,8 @@ def roofline(
     target: str, n_prompt: int, depth: int, threads: int | None, rounds: int, *, as_json: bool
 ) -> None:
     """Compiles the plan with timers if it has none, measures a decode and a prompt, prints tables or JSON."""
-    from compiler.bandwidth import BandwidthProbe
-    from compiler.peak import PeakProbe
+    from compiler.workbench.bandwidth import BandwidthProbe
+    from compiler.workbench.peak import PeakProbe
     from runtime.control.bench import Test
     from runtime.control.roofline import DECODED, Limits, measure_roofline
     from runtime.engine.executable import Executable

@@ -1,6 +1,6 @@
 """What a step moves and multiplies, from the costs in a bundle's manifest: by op, and in all.
 
-The compiler writes ``details.cost.ops`` (``compiler/cost.py``): for every op and kind of operand the
+The compiler writes ``details.cost.ops`` (``compiler/emit/cost.py``): for every op and kind of operand the
 multiplications and bytes of a token, of a token whose logits are wanted, or of a position attended to.
 """
 

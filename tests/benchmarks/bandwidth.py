@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bandwidth.py [--threads 2] [--megabytes 1024]
 
-The probe is the engine's own (``compiler/bandwidth.py``), the one that ``engine bench`` uses:
+The probe is the engine's own (``compiler/workbench/bandwidth.py``), the one that ``engine bench`` uses:
 every thread of a pool reads its part of a buffer far larger than any cache, with whichever
 of several loops is the fastest here.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from compiler.bandwidth import BandwidthProbe
+from compiler.workbench.bandwidth import BandwidthProbe
 
 
 class Probe:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from compiler.decoder import build_decoder
-from compiler.families import families
-from compiler.interpret import Interpreter, Step
+from compiler.decoder.families import families
+from compiler.graph.interpret import Interpreter, Step
 from compiler.model.reader import open_rows, read_model
 from tests.conformance.conftest import nmse, plan_of, run_logits, runnable_backends
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compiler import lower_plan
 from compiler.model.reader import read_model
-from compiler.weights import write_weights
+from compiler.quantize.weights import write_weights
 from tests.tiny_models import write_llama, write_moe
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ import pytest
 
 from compiler import lower_plan
 from compiler.decoder import build_decoder
-from compiler.interpret import OPERATIONS, Interpreter, Step
+from compiler.graph.interpret import OPERATIONS, Interpreter, Step
 from compiler.model.reader import open_rows, read_model
 from tests.conformance.conftest import plan_of, run_logits, runnable_backends
 from tests.tiny_models import write_moe

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compiler import lower_plan
-from compiler.states import PAGE
+from compiler.graph.states import PAGE
 from runtime.bundle.reader import open_bundle
 from runtime.engine.executable import Executable
 from tests.conformance.conftest import nmse, plan_of, run_logits, runnable_backends

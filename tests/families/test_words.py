@@ -18,10 +18,10 @@ import pytest
 
 from compiler import compile_plan
 from compiler.decoder import build_decoder
-from compiler.families import families
-from compiler.interpret import Interpreter, Step, activate
+from compiler.decoder.families import families
+from compiler.graph.interpret import Interpreter, Step, activate
+from compiler.graph.ops import ACTIVATIONS
 from compiler.model.reader import open_rows, read_model
-from compiler.ops import ACTIVATIONS
 from runtime.errors import EngineError
 from tests.conformance.conftest import nmse, plan_of, run_logits, runnable_backends
 from tests.families.models import CASES, Case, tokens, write_case

@@ -13,11 +13,11 @@ import numpy as np
 import compiler
 from compiler import backends, lower_plan
 from compiler.formats import FORMATS
-from compiler.kernel_build import build_program
-from compiler.kernel_check import CHECKS
-from compiler.kernel_table import kernel_table
 from compiler.plan import plan_schema
 from compiler.quantize import encode
+from compiler.workbench.check import CHECKS
+from compiler.workbench.program import build_program
+from compiler.workbench.table import kernel_table
 
 NAME, TWIN = "q8_demo", "q8_0"
 assert Path(compiler.__file__).parents[1] == Path.cwd()

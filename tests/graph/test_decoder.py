@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from compiler.decoder import build_decoder
-from compiler.families import families
+from compiler.decoder.families import families
 from compiler.model.description import ModelDescription
 from compiler.model.reader import open_rows, read_model
 from runtime.errors import EXIT_MODEL, EngineError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from compiler.graph import Graph, parse
-from compiler.ops import verify
+from compiler.graph.ops import verify
 from compiler.passes import Decisions, passes, run_passes
 from compiler.passes.memory import arena_bytes, unshared_bytes, value_bytes
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from compiler.graph import Graph, parse
-from compiler.ops import InvalidGraph, verify
+from compiler.graph.ops import InvalidGraph, verify
+from compiler.graph.states import PAGE, Part, State, kv_state, parse_state, rewindable, total_bytes
 from compiler.passes import Decisions
 from compiler.passes.states import states
-from compiler.states import PAGE, Part, State, kv_state, parse_state, rewindable, total_bytes
 
 BLOCK = (Path(__file__).parent / "fixtures" / "decoder_block.txt").read_text()
 DECISIONS = Decisions({}, step_tokens=32, context=4096, slots=3, kv_cache="q8_0")

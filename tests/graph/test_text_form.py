@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from compiler.graph import Graph, parse
-from compiler.ops import InvalidGraph, verify
+from compiler.graph.ops import InvalidGraph, verify
 
 SMALL = """
 weight token_embd.weight: q6_k[32,256] at 0x0

@@ -11,8 +11,8 @@ import pytest
 
 from compiler import backends
 from compiler.formats import FORMATS
-from compiler.kernel_build import KERNELS, build_program
-from compiler.kernel_check import CHECKS
+from compiler.workbench.check import CHECKS
+from compiler.workbench.program import KERNELS, build_program
 
 CASES, SEED = 10_000, 20_261
 REFERENCE = backends.get("reference")
@@ -56,7 +56,7 @@ def test_kernels_are_clean_under_sanitizers(name: str, tmp_path: Path) -> None:
 
 def test_a_wrong_kernel_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference with one float step reordered is caught by the same check."""
-    from compiler import kernel_build
+    from compiler.workbench import program as kernel_build
 
     wrong = replace(REFERENCE, name="wrong")
     honest = kernel_build.render_panel

@@ -12,8 +12,8 @@ import pytest
 from compiler import backends, lower_plan
 from compiler.backends import Hooks, Instructions, derive
 from compiler.formats import FORMATS
-from compiler.kernel_build import build_program
 from compiler.kernels import panel_rows
+from compiler.workbench.program import build_program
 from tests.tiny_models import write_llama
 
 REFERENCE, AVX2 = backends.get("reference"), backends.get("cpu_avx2")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from compiler import backends, kernel_build
+from compiler import backends
 from compiler.formats import FORMATS
+from compiler.workbench import program as kernel_build
 from runtime.bundle.reader import open_bundle
 from tests.command import Engine
 from tests.tiny_models import write_llama

@@ -9,7 +9,7 @@ import pytest
 
 from compiler.backends import Backend
 from compiler.formats import FORMATS
-from compiler.kernel_table import kernel_table, own_backends
+from compiler.workbench.table import kernel_table, own_backends
 from runtime.cli import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kernels.md"

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from compiler.decoder import build_decoder
-from compiler.interpret import OPERATIONS, Interpreter, Step
+from compiler.graph.interpret import OPERATIONS, Interpreter, Step
 from compiler.model.description import ModelDescription
 from compiler.model.reader import open_rows, read_model
-from compiler.quantize.calibrate import collect
 from compiler.quantize.imatrix import read_importance
+from compiler.workflows.calibrate import collect
 from runtime.errors import EngineError
 from tests.tiny_models import VOCABULARY, write_llama, write_moe
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from compiler.build import load_tool_library
+from compiler.build.toolchain import find_toolchain
 from compiler.formats import FORMATS
 from compiler.quantize import encode
-from compiler.toolchain import find_toolchain
 
 TOOLS = encode.source_files()[0].parent
 ENCODERS = [

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from gguf_files import write_gguf
 
-from compiler import weights
 from compiler.formats import FORMATS, panel_bytes
 from compiler.model.reader import read_model
-from compiler.quantize import encode, stream
+from compiler.quantize import encode, stream, weights
 from compiler.quantize.imatrix import ImportanceMatrix
-from compiler.weights import PackedTensor, weights_key, weights_size, write_weights
+from compiler.quantize.weights import PackedTensor, weights_key, weights_size, write_weights
 from runtime.errors import EngineError
 
 RNG = np.random.default_rng(11)

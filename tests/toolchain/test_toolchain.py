@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler import toolchain
-from compiler.build import build_shared_object, load_tool_library
+from compiler.build import build_shared_object, load_tool_library, toolchain
 from runtime.bundle import store
 from runtime.errors import EngineError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler.bandwidth import BandwidthProbe, _tool
+from compiler.workbench.bandwidth import BandwidthProbe, _tool
 from runtime.cli import main
 from runtime.cli.target import bundle_of
 from runtime.control.bench import Test as Row

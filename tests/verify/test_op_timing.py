@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from compiler import lower_plan
-from compiler.cost import OpCost
+from compiler.emit.cost import OpCost
 from compiler.formats import packed_bytes
 from runtime.cli import main
 from runtime.cli.run import run_request

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler.peak import WIDTHS, PeakProbe
+from compiler.workbench.peak import WIDTHS, PeakProbe
 from runtime.cli import main
 from runtime.cli.target import bundle_of
 from runtime.cli.variants import Variants

@@ -22,8 +22,8 @@ Grammar of the text form (``Graph.to_text`` writes it, ``parse`` reads it back):
 ``q256`` and ``q32`` are int8 codes in groups of 256 or 32 with their scales and
 sums (``activations`` in ``kernels_c/README.md``). ``kv`` stands for the effect
 of writing a layer's keys and values, so that attention is ordered after it. What
-states are is in :mod:`compiler.states`. ``route``
-holds expert ids and weights. The ops are declared in :mod:`compiler.ops`.
+states are is in :mod:`compiler.graph.states`. ``route``
+holds expert ids and weights. The ops are declared in :mod:`compiler.graph.ops`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from compiler.states import State, parse_state
+from compiler.graph.states import State, parse_state
 
 Literal = int | float | str | bool
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import jinja2
 
 from compiler.backends import COMMON_FLAGS, Backend
+from compiler.build import KERNELS
 from compiler.formats import FORMATS
 from compiler.kernels import KV_TYPES
 from runtime.errors import EXIT_BUILD, EngineError
@@ -24,8 +25,6 @@ from runtime.errors import EXIT_BUILD, EngineError
 DRIVER = ("check.c", "check_inputs.c", "check_rows.c", "bench.c", "read_loops.c")
 #: Those that are compiled for the machine at hand.
 DRIVER_FLAGS = {"read_loops.c": ("-march=native",)}
-
-KERNELS = Path(__file__).resolve().parent.parent / "kernels_c"
 
 
 def environment() -> jinja2.Environment:

@@ -22,11 +22,14 @@ from typing import Any
 
 import cffi
 
-from compiler.toolchain import Toolchain, find_toolchain, run, write_sources
+from compiler.build.toolchain import Toolchain, find_toolchain, run, write_sources
 from runtime.bundle import store
 from runtime.bundle.digests import digest_path
 from runtime.bundle.machine import Machine
 from runtime.errors import EXIT_BUILD, EngineError
+
+#: The C of the engine: beside ``compiler`` in the checkout and when installed.
+KERNELS = Path(__file__).resolve().parents[2] / "kernels_c"
 
 #: Flags of every shared object. What makes bytes reproducible: no debug data, no
 #: build id, sources named relative to the build. What makes numbers reproducible:

@@ -1,6 +1,6 @@
 """Runs a backend's kernels against the scalar reference, bit for bit, and times them.
 
-The program is built by :mod:`compiler.kernel_build` and runs apart: a kernel that
+The program is built by :mod:`compiler.workbench.program` and runs apart: a kernel that
 leaves its buffers, whose neighbours are guard bytes, ends that process and not ours.
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 
 from compiler import backends
 from compiler.formats import FORMATS
-from compiler.kernel_build import build_program
 from compiler.kernels import KV_TYPES
-from compiler.peak import PeakProbe
+from compiler.workbench.peak import PeakProbe
+from compiler.workbench.program import build_program
 from runtime.errors import EXIT_FAILURE, EngineError
 
 #: What a check covers: a panel kernel a format, attention a KV type, the row kernels, the thread pool.

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from compiler import backends
-from compiler.build import declarations, load_tool_library
+from compiler.build import KERNELS, declarations, load_tool_library
 from compiler.formats import FORMATS
 from runtime.errors import EXIT_MACHINE, EngineError
-
-_KERNELS = Path(__file__).resolve().parents[1] / "kernels_c"
 
 #: Bits of a weight's code in the formats there are; 0: floats.
 WIDTHS = tuple(sorted({0, *(format.code_bits for format in FORMATS.values())}))
@@ -36,9 +33,9 @@ class PeakProbe:
     def __init__(self, backend: str, threads: int) -> None:
         """Raises ``backend_unknown``, ``unsupported_cpu``, ``threads_unavailable``, or as building does."""
         chosen = backends.runnable(backend)
-        tools = _KERNELS / "tools"
+        tools = KERNELS / "tools"
         cdef = declarations(tools / "peak.c")
-        needed = (_KERNELS / "include", _KERNELS / "threadpool.c")
+        needed = (KERNELS / "include", KERNELS / "threadpool.c")
         tool = load_tool_library(tools, ["peak.c"], cdef, include=needed, flags=chosen.cflags)
         self._ffi: Any = tool.ffi
         self._lib: Any = tool.lib

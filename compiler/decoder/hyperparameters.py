@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from compiler.families import Family
+from compiler.decoder.families import Family
+from compiler.decoder.rotary import RopeScaling
 from compiler.model.description import MetadataValue, ModelDescription
-from compiler.rotary import RopeScaling
 from runtime.errors import EXIT_MODEL, EngineError
 
 

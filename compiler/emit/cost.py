@@ -10,7 +10,7 @@ from typing import Any
 from compiler.emit.timers import op_label
 from compiler.formats import FORMATS, PANEL_ROWS, packed_bytes
 from compiler.graph import Graph, Node
-from compiler.ops import matrices, spec, weight_shape
+from compiler.graph.ops import matrices, spec, weight_shape
 from compiler.passes.memory import used_experts
 
 

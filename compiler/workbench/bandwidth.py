@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from compiler.build import ToolLibrary, declarations, load_tool_library
+from compiler.build import KERNELS, ToolLibrary, declarations, load_tool_library
 from runtime.bundle.machine import Machine
 from runtime.errors import EXIT_FAILURE, EXIT_MACHINE, EngineError
 
-_KERNELS = Path(__file__).resolve().parents[1] / "kernels_c"
-_TOOLS = _KERNELS / "tools"
+_TOOLS = KERNELS / "tools"
 _SOURCE = "bandwidth.c"
 
 #: Far above any cache. Less is taken where this is more than a quarter of what memory is left.
@@ -99,5 +97,5 @@ class BandwidthProbe:
 
 def _tool() -> ToolLibrary:
     cdef = declarations(_TOOLS / _SOURCE)
-    needed = (_KERNELS / "include", _KERNELS / "threadpool.c")
+    needed = (KERNELS / "include", KERNELS / "threadpool.c")
     return load_tool_library(_TOOLS, [_SOURCE, "read_loops.c"], cdef, include=needed)

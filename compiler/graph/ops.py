@@ -1,6 +1,6 @@
 """Every op of the graph: what it takes, what it gives, and the checks ``verify`` makes.
 
-An op is declared once, here. :mod:`compiler.interpret` says what it computes,
+An op is declared once, here. :mod:`compiler.graph.interpret` says what it computes,
 ``kernels_c`` how. To add one, see HACKING.md.
 
 ``partition`` says how threads share an op: by ``rows`` (some of the step's tokens
@@ -51,7 +51,7 @@ class OpSpec:
     ``before``       what is done once, as one unit, before its rows: a template of ``kernels_c/ops``.
     ``routes``       chooses experts (attributes ``experts`` and ``used``).
     ``rotates``      its weight is a table of inverse frequencies.
-    ``state``        the content of the state of its layer that it uses (``kv``; :mod:`compiler.states`).
+    ``state``        the content of the state that it uses (``kv``; :mod:`compiler.graph.states`).
     ``reads``, ``writes``  what it does with it.
     """
 

@@ -14,7 +14,7 @@ from compiler.kernels import Kernel
 _HEAD = """# Kernels
 
 Made by `engine kernels list --markdown > docs/kernels.md` from the registry (`compiler/formats/`,
-`compiler/kernels.py`, `compiler/backends/`). Every kernel equals its definition in `kernels_c/reference/`
+`compiler/kernels/`, `compiler/backends/`). Every kernel equals its definition in `kernels_c/reference/`
 bit for bit: `engine kernels check` shows it, `engine kernels bench` how fast it is. What a kernel computes
 and how weights are packed is in `kernels_c/README.md`.
 """

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from compiler.formats import FORMATS, Format, panel_bytes
 from compiler.formats.parts.record import Panel
-from compiler.states import ELEMENT_TYPES
+from compiler.graph.states import ELEMENT_TYPES
 
 #: Element types of the KV cache.
 KV_TYPES = tuple(ELEMENT_TYPES)

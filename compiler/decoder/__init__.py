@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from compiler.families import Family, find_family
+from compiler.decoder.families import Family, find_family
+from compiler.decoder.hyperparameters import Hyperparameters, read_hyperparameters
+from compiler.decoder.rotary import inverse_frequencies
 from compiler.graph import Graph, GraphBuilder, Ref, ValueType, Weight
-from compiler.hyperparameters import Hyperparameters, read_hyperparameters
+from compiler.graph.ops import verify
+from compiler.graph.states import State, kv_state
 from compiler.model.description import ModelDescription, Tensor
-from compiler.ops import verify
-from compiler.rotary import inverse_frequencies
-from compiler.states import State, kv_state
 from runtime.errors import EXIT_MODEL, EngineError
 
 #: Reads a small tensor of the model as float32.

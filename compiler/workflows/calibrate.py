@@ -1,10 +1,10 @@
 """Importance matrices made here: how large the inputs of every matrix are while a text runs through.
 
 The unfused graph of a model runs over windows of tokens, each from an empty context, with the weights
-as the file holds them. Its ops mean what :mod:`compiler.interpret` says; those that do the work (matrices,
-attention, experts) are written here for whole windows, in float32 through NumPy's BLAS. A window's values
-are let go as soon as nothing reads them, a tensor is decoded when it is used: memory holds the activations
-of a window and one matrix.
+as the file holds them. Its ops mean what :mod:`compiler.graph.interpret` says; those that do the work
+(matrices, attention, experts) are written here for whole windows, in float32 through NumPy's BLAS. A
+window's values are let go as soon as nothing reads them, a tensor is decoded when it is used: memory
+holds the activations of a window and one matrix.
 
 What comes out is a measurement, not part of the arithmetic contract: another BLAS may round otherwise.
 """
@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from compiler.decoder import build_decoder
 from compiler.graph import Node, Ref
-from compiler.interpret import OPERATIONS, Array, Inputs, Interpreter, Operation, Step
+from compiler.graph.interpret import OPERATIONS, Array, Inputs, Interpreter, Operation, Step
+from compiler.graph.ops import spec
 from compiler.model.description import ModelDescription
 from compiler.model.reader import Rows, open_rows
-from compiler.ops import spec
 from compiler.quantize import encode
 from compiler.quantize.imatrix import Sums
 from runtime.errors import EXIT_RUN, EXIT_USAGE, EngineError

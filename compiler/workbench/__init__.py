@@ -1,0 +1,1 @@
+"""Kernels by themselves: against their definitions, timed, beside what the machine can do, and listed."""
