@@ -58,11 +58,11 @@ def list_command(as_json: AsJson = False) -> None:
             entry["digest"][:12] if "digest" in entry else "damaged",
             megabytes(entry["bytes"]) if "bytes" in entry else "-",
             f"{entry['backend']} {entry['quantization']}" if "backend" in entry else "-",
-            entry["modified"],
+            entry["modified"][:16].replace("T", " "),
         )
         for entry in found
     ]
-    print(table(rows, ("NAME", "ID", "SIZE", "KIND", "MODIFIED")))
+    print(table(rows, ("NAME", "ID", "SIZE", "KIND", "MODIFIED (UTC)"), optional=(1, 4)))
     if unused:
         size = sum(path.stat().st_size for path in unused)
         what = f"{len(unused)} stored weights ({megabytes(size)}) are of no bundle"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runtime.cli.output import megabytes, print_json
+from runtime.cli.output import megabytes, print_json, table
 from runtime.errors import EngineError
 from runtime.version import ENGINE_VERSION
 
@@ -45,8 +45,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     if as_json:
         print_json(body)
         return
-    for line in _lines(body):
-        print(line)
+    print(table(_rows(body)))
 
 
 def _backends(features: frozenset[str]) -> list[dict[str, Any]]:
@@ -107,43 +106,39 @@ def _libraries() -> dict[str, str]:
 _INTERESTING = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "sha_ni")
 
 
-def _lines(body: dict[str, Any]) -> list[str]:
+def _rows(body: dict[str, Any]) -> list[tuple[str, str]]:
     cpu, memory = body["cpu"], body["memory"]
     has = [name for name in _INTERESTING if name in cpu["features"]]
     quota = f", cgroup quota {cpu['quota']:g}" if cpu["quota"] is not None else ""
-    lines = [
-        f"engine     {body['engine_version']}",
-        f"cpu        {cpu['model']}; {cpu['physical_cores']} cores, {len(cpu['allowed_cpus'])} CPUs allowed"
-        f"{quota}; plans get {cpu['threads']} threads",
-        f"features   {' '.join(has)}",
-        f"memory     {megabytes(memory['available'])} available of {megabytes(memory['total'])}",
+    allowed = f"{cpu['physical_cores']} cores, {len(cpu['allowed_cpus'])} CPUs allowed{quota}"
+    rows = [
+        ("engine", body["engine_version"]),
+        ("cpu", f"{cpu['model']}; {allowed}; plans get {cpu['threads']} threads"),
+        ("features", " ".join(has)),
+        ("memory", f"{megabytes(memory['available'])} available of {megabytes(memory['total'])}"),
     ]
     for backend in body["backends"]:
         missing = ", ".join(backend.get("missing_features", []))
         state = "usable" if backend["usable"] else backend.get("error") or f"this CPU lacks {missing}"
-        lines.append(f"backend    {backend['name']}: {state}")
+        rows.append(("backend", f"{backend['name']}: {state}"))
     compiler = body["compiler"]
     if "error" in compiler:
-        lines += [
-            f"compiler   {compiler['error']['message']}",
-            f"           fix: {compiler['error']['hint']}",
-        ]
+        rows += [("compiler", compiler["error"]["message"]), ("", f"fix: {compiler['error']['hint']}")]
     else:
-        lines.append(f"compiler   {compiler['name']} {compiler['version']} ({compiler['command']})")
+        rows.append(("compiler", f"{compiler['name']} {compiler['version']} ({compiler['command']})"))
     for finding in body["energy"]:
-        lines.append(f"energy     {finding['source']}: {finding['status']}, {finding['detail']}")
+        rows.append(("energy", f"{finding['source']}: {finding['status']}, {finding['detail']}"))
     if not any(finding["status"] == "ok" for finding in body["energy"]):
         fixes = dict.fromkeys(finding["fix"] for finding in body["energy"] if finding["fix"])
-        lines += [f"           fix: {fix}" for fix in fixes]
+        rows += [("", f"fix: {fix}") for fix in fixes]
     cache = body["cache"]
     if "error" in cache:
-        lines.append(f"cache      {cache['error']['path']}: {cache['error']['message']}")
+        rows.append(("cache", f"{cache['error']['path']}: {cache['error']['message']}"))
     else:
-        lines.append(
-            f"cache      {cache['path']}: {cache['bundles']} bundles, {megabytes(cache['free'])} free"
-        )
+        holds = f"{cache['bundles']} bundles, {megabytes(cache['free'])} free"
+        rows.append(("cache", f"{cache['path']}: {holds}"))
     versions = ", ".join(f"{name} {version}" for name, version in body["libraries"].items())
-    lines.append(f"libraries  {versions}")
+    rows.append(("libraries", versions))
     if os.environ.get("CC"):
-        lines.append(f"CC         {os.environ['CC']}")
-    return lines
+        rows.append(("CC", os.environ["CC"]))
+    return rows

@@ -154,8 +154,8 @@ def _plan(bundle: Bundle, as_json: bool) -> None:
         print_json(plan.to_json())
         return
     note(f"digest {plan.digest}")
-    rows = [(path, str(value), plan.origins[path]) for path, value in plan.values().items()]
-    print(table(rows, ("FIELD", "VALUE", "ORIGIN")))
+    rows = [(path, plan.origins[path], str(value)) for path, value in plan.values().items()]
+    print(table(rows, ("FIELD", "ORIGIN", "VALUE")))
 
 
 def _kernels(bundle: Bundle, name: str | None, as_json: bool) -> None:

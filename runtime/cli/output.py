@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 from runtime.errors import EngineError
 
@@ -78,27 +81,88 @@ def progress_bars(enabled: bool = True) -> Iterator[Progress | None]:
         yield show
 
 
+@contextmanager
+def status_line(enabled: bool = True) -> Iterator[Callable[[str], None]]:
+    """A function that shows what is being done in one line of the terminal, which is cleared at the end.
+    Nothing runs beside: measurements are not disturbed."""
+
+    def show(text: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+    if not enabled or not on_terminal():
+        yield lambda text: None
+        return
+    show("preparing …")
+    try:
+        yield show
+    finally:
+        show("")
+
+
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """Columns of the terminal behind ``stream`` (default: stdout), None where there is none."""
+    stream = stream or sys.stdout
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
 def table(
     rows: Sequence[tuple[str, ...]],
     header: tuple[str, ...] | None = None,
     *,
     right_from: int | None = None,
     total: bool = False,
+    optional: Sequence[int] = (),
+    stream: TextIO | None = None,
 ) -> str:
     """Rows as aligned columns of plain text; columns from ``right_from`` on to the right, and a rule
-    above the last row if it is a ``total``."""
+    above the last row if it is a ``total``.
+
+    On a terminal (behind ``stream``, default stdout) too narrow for it, the ``optional`` columns go, in
+    their order, and then the last column goes on in further lines.
+    """
     lines = [header, *rows] if header else list(rows)
     widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))] if lines else []
+    room = terminal_width(stream)
+    shown = list(range(len(widths)))
+    for column in optional:
+        if room is not None and sum(widths[i] + 2 for i in shown) - 2 > room:
+            shown.remove(column)
+    lines = [tuple(row[i] for i in shown) for row in lines]
+    widths = [widths[i] for i in shown]
     if total:
         lines.insert(-1, tuple("-" * width for width in widths))
     left = len(widths) if right_from is None else right_from
-    return "\n".join(
-        "  ".join(
+    last = sum(width + 2 for width in widths[:-1])
+    done = []
+    for row in lines:
+        cells = [
             cell.ljust(width) if i < left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in lines
-    )
+        ]
+        line = "  ".join(cells).rstrip()
+        if room is None or len(line) <= room or right_from is not None:
+            done.append(line)
+        else:
+            done += _broken(line[:last], row[-1], room)
+    return "\n".join(done)
+
+
+def _broken(begin: str, cell: str, room: int) -> list[str]:
+    """A row whose last ``cell`` does not fit behind ``begin``: in several lines below each other, or, where
+    a word is too long for that, below the row. A word (a digest) is never broken."""
+    longest = max(map(len, cell.split()), default=0)
+    indent = len(begin)
+    if longest > room - indent:
+        first = begin.rstrip()
+        indent = min(4, max(0, room - longest))
+        return [first, *(" " * indent + line for line in _wrap(cell, room - indent))]
+    wrapped = _wrap(cell, room - indent)
+    return [begin + wrapped[0], *(" " * indent + line for line in wrapped[1:])]
+
+
+def _wrap(text: str, room: int) -> list[str]:
+    return textwrap.wrap(text, max(1, room), break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def megabytes(count: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,7 +83,7 @@ class Report:
         if m.op_time_ms:
             rows += [(f"op {name}", f"{ms:.1f}", "ms") for name, ms in m.op_time_ms.items() if ms > 0]
         rows.append(("logits_digest", (d.logits_digest or "-")[:16], ""))
-        return table(rows)
+        return table(rows, stream=sys.stderr)
 
 
 def _number(value: float | None) -> str:

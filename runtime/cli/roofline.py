@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.cli.output import note, print_json, table
+from runtime.cli.output import note, print_json, status_line, table, terminal_width
 
 if TYPE_CHECKING:
     from runtime.bundle.reader import Bundle
@@ -35,12 +36,15 @@ def roofline(
     count = threads or bundle.plan.execution.threads
     tests = [Test(0, DECODED, depth)] + ([Test(n_prompt, 0, depth)] if n_prompt else [])
     with (
+        status_line(not as_json) as line,
         Executable.open(bundle, count) as executable,
         BandwidthProbe(count) as probe,
         PeakProbe(bundle.manifest.backend, count) as peaks,
     ):
+        looks = iter(range(1, 1 + len(tests) * (rounds + 1)))
 
         def look() -> Limits:
+            line(f"measuring ops and limits: {next(looks)} of {len(tests) * (rounds + 1)}")
             read = probe.measure(rounds=1)
             return Limits(
                 (read, probe.loop),
@@ -56,7 +60,7 @@ def roofline(
         print(_title(profile, bundle, count))
         print(_table(profile))
         print()
-    print(REMARK)
+    print(textwrap.fill(REMARK.replace("\n", " "), min(98, terminal_width() or 98)))
 
 
 def _timed_bundle(target: str, *, quiet: bool) -> Bundle:
@@ -99,7 +103,7 @@ def _table(profile: Profile) -> str:
     body.append(("outside", "", "", "", *outside, "", "", ""))
     last = _row(profile.total, profile)
     last = (*last[:-1], f"{profile.share:.0%}")
-    return f"{table([*body, last], HEADER, right_from=2, total=True)}\n{_waiting(profile)}"
+    return f"{table([*body, last], HEADER, right_from=2, total=True, optional=(3, 2))}\n{_waiting(profile)}"
 
 
 def _waiting(profile: Profile) -> str:

@@ -68,7 +68,8 @@ def list_runs(
         )
         for record in found
     ]
-    print(table(rows, ("ID", "CREATED (UTC)", "BUNDLE", "ENDED BY", "TOKENS", "TOK/S", "WATTS", "LOGITS")))
+    header = ("ID", "CREATED (UTC)", "BUNDLE", "ENDED BY", "TOKENS", "TOK/S", "WATTS", "LOGITS")
+    print(table(rows, header, optional=(7, 6, 3, 1)))
 
 
 def show(
