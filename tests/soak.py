@@ -1,6 +1,7 @@
 """A soak: many clients, some of whom leave at random; what must hold afterwards.
 
-Used by a test on a fake engine and by ``tests/benchmarks/service.py`` on a real plan.
+Used by a test on a fake engine and by ``tests/benchmarks/service.py`` on a real plan. As a program,
+``python -m tests.soak URL MODEL SECONDS``, it is the attacker: the shapes of :mod:`tests.hostile`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,11 +18,14 @@ from typing import Any
 
 import httpx
 
+from tests.hostile import SHAPES
+
 
 @dataclass
 class Tally:
     """What the clients saw. ``texts``: complete texts by (prompt, tokens); ``finished`` and ``left``:
-    the tokens received of executions that ended, and of those whose client went away."""
+    the tokens received of executions that ended, and of those whose client went away.
+    ``seconds``: from request to result, of those that ended."""
 
     ends: Counter[str] = field(default_factory=Counter)
     texts: dict[tuple[str, int], set[str]] = field(default_factory=dict)
@@ -28,6 +33,7 @@ class Tally:
     finished: dict[str, int] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     tokens: int = 0
 
 
@@ -62,6 +68,7 @@ async def _one(
     leaves_after: int | None,
     tally: Tally,
 ) -> None:
+    began = time.monotonic()
     async with http.stream("POST", "/v1/runs", json=body) as reply:
         if reply.status_code == 429:
             tally.ends["refused"] += 1
@@ -92,6 +99,7 @@ async def _one(
                     tally.left[execution_id] = len(indexes)
                     return
             elif event == "result":
+                tally.seconds.append(time.monotonic() - began)
                 _check(data, indexes, text, prompt, count, tally)
             elif event == "error":
                 tally.faults.append(json.dumps(data))
@@ -155,3 +163,50 @@ async def soak(
         for task in tasks:
             task.result()
     return tally
+
+
+@dataclass
+class Attack:
+    """What the attackers got: replies by status, and what no attack may cause."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+
+def hostile_bodies(model: str) -> list[tuple[str, str, bytes]]:
+    """(shape, path, body), each shape in three sizes."""
+    return [
+        (shape, path, make(size).replace(b'"story"', json.dumps(model).encode(), 1))
+        for shape, (path, make) in SHAPES.items()
+        for size in (64 << 10, 512 << 10, (4 << 20) - 300)
+    ]
+
+
+async def attack(
+    url: str, bodies: list[tuple[str, str, bytes]], *, clients: int, seconds: float, seed: int = 0
+) -> Attack:
+    """``clients`` attackers at once, each sending the next of ``bodies`` as soon as one was answered."""
+    found, until, rng = Attack(), time.monotonic() + seconds, random.Random(seed)
+
+    async def one(http: httpx.AsyncClient) -> None:
+        while time.monotonic() < until:
+            shape, path, body = rng.choice(bodies)
+            try:
+                reply = await http.post(path, content=body, headers={"Content-Type": "application/json"})
+            except httpx.HTTPError as error:
+                found.faults.append(f"{shape}, {len(body)} bytes: {error!r}")
+                continue
+            found.statuses[str(reply.status_code)] += 1
+            if reply.status_code >= 500 and reply.status_code != 503:
+                found.faults.append(f"{shape}, {len(body)} bytes: {reply.text[:200]}")
+
+    async with httpx.AsyncClient(base_url=url, timeout=120) as http:
+        await asyncio.gather(*(one(http) for _ in range(clients)))
+    return found
+
+
+if __name__ == "__main__":
+    url, model, wanted = sys.argv[1:4]
+    made = hostile_bodies(model)
+    print("ready", flush=True)
+    print(json.dumps(vars(asyncio.run(attack(url, made, clients=4, seconds=float(wanted))))))

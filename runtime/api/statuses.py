@@ -29,7 +29,7 @@ _STATE = """
     bad_gguf bad_importance_matrix bad_model_entry bad_model_metadata bundle_busy
     bundle_served_already differs hub_not_permitted importance_matrix_mismatch model_changed model_exists
     model_metadata model_part_missing model_tensor model_unreadable models_differ not_comparable
-    no_emulation not_finished nothing_to_replay out_of_memory output_is_the_model plan_not_compiled
+    not_finished nothing_to_replay out_of_memory output_is_the_model plan_not_compiled
     plan_served_already prompt_differs prompt_needed record_exists run_ambiguous run_finished
     run_not_finished too_many_plans unknown_architecture unsupported_cpu unsupported_source_type
     unsupported_tensor_type vocabulary_invalid vocabulary_missing vocabulary_unsupported

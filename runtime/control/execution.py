@@ -51,6 +51,16 @@ class Execution:
     energy: EnergyReading | None = None
     op_times_ns: dict[str, int] | None = None
 
+    @property
+    def deadline_ns(self) -> int | None:
+        """When its ``max_seconds``, counted from its arrival, have passed."""
+        seconds = self.spec.request.limits.max_seconds
+        return None if seconds is None else self.created_ns + round(seconds * 1e9)
+
+    def late(self, now_ns: int) -> bool:
+        """Whether its ``max_seconds`` have passed."""
+        return (deadline := self.deadline_ns) is not None and now_ns >= deadline
+
     def deliver(self, token: TokenOut) -> None:
         """Hands a new token to whoever follows; a listener that fails loses itself, not the execution."""
         if self.listener is not None:

@@ -276,11 +276,15 @@ class Executor:
                 return
 
     def _cancel_wanted(self) -> None:
+        """Ends what was cancelled, and what has had its ``max_seconds``, queued or resident."""
+        now = self._clock()
         for lane in self._lanes.values():
             for execution in list(lane.executions.values()):
                 reason = execution.cancel_reason
                 if reason is None and self._stopping:
                     reason = StopReason.CANCELLED
+                if reason is None and execution.late(now):
+                    reason = StopReason.MAX_SECONDS
                 if reason is None:
                     continue
                 execution.decisions = lane.scheduler.cancel(execution.id, self._clock(), str(reason))

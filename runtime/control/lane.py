@@ -37,13 +37,8 @@ class Lane:
     def submit(self, execution: Execution, now_ns: int) -> None:
         """Queues an execution. Raises what :meth:`Scheduler.submit` raises."""
         spec = execution.spec
-        request, deadline = spec.request, None
-        if request.limits.max_seconds is not None:
-            deadline = now_ns + int(request.limits.max_seconds * 1e9)
-        prompt_tokens = len(request.prompt_ids)
-        self.scheduler.submit(
-            Ticket(execution.id, prompt_tokens, request.limits.max_tokens, spec.policy, deadline), now_ns
-        )
+        tokens, most = len(spec.request.prompt_ids), spec.request.limits.max_tokens
+        self.scheduler.submit(Ticket(execution.id, tokens, most, spec.policy, execution.deadline_ns), now_ns)
         self.executions[execution.id] = execution
 
     def admit(self, execution: Execution, slot: int, now_ns: int) -> None:

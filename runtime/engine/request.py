@@ -55,9 +55,9 @@ class Sampling:
 class Limits:
     """What an execution may use.
 
-    ``max_tokens`` and ``max_seconds`` (from admission, prefill included) are kept
-    by the run loop; the energy limits by whoever holds the meter, through
-    :meth:`EngineLike.finish` or by waiting between steps (``on_limit: pace``).
+    ``max_tokens`` and ``max_seconds`` (from admission, prefill included; a server counts
+    them from arrival) are kept by the run loop; the energy limits by whoever holds the
+    meter, through :meth:`EngineLike.finish` or by waiting between steps (``on_limit: pace``).
     Before ``min_tokens`` no end-of-sequence token is chosen and no stop text ends it.
     """
 

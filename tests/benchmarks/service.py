@@ -4,6 +4,7 @@
     python tests/benchmarks/service.py streams PLAN       8 streams against one: tokens/s, spread
     python tests/benchmarks/service.py prefill PLAN       a short request behind a long prefill
     python tests/benchmarks/service.py soak PLAN          64 clients, 10 minutes, one in five leaving
+    python tests/benchmarks/service.py hostile PLAN       32 clients, in turns alone and beside attackers
     python tests/benchmarks/service.py kill PLAN          kill -9 while streaming, 50 times
 
 One JSON object on stdout; exit code 1 where a promise was broken.
@@ -25,12 +26,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import httpx
@@ -225,6 +226,89 @@ def soaked(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[s
     return result, good and flat and after <= before + 2
 
 
+def hostile(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Ordinary clients in turns alone and beside attackers: times of whole requests, memory, health."""
+    memory: list[float] = []
+    alone: list[float] = []
+    beside: list[float] = []
+    faults: list[str] = []
+    attacks: list[dict[str, Any]] = []
+    ends: Counter[str] = Counter()
+    part = options.seconds / (2 * options.rounds)
+    health: list[list[float]] = [[], []]
+    with server(plan, folder / "records.sqlite") as at, _probed(at.url) as probe:
+        asyncio.run(soak(at.url, at.model, clients=8, seconds=3, leave=0))
+        for number in range(2 * options.rounds):
+            attacked = number % 2 == 1
+            attackers = None
+            if attacked:
+                command = [sys.executable, "-m", "tests.soak", at.url, at.model, str(part)]
+                attackers = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+                assert attackers.stdout is not None
+                attackers.stdout.readline()  # its bodies are made
+            tally = asyncio.run(
+                soak(
+                    at.url, at.model, clients=options.clients, seconds=part, leave=0, seed=number // 2,
+                    watch=lambda: memory.append(at.rss_mb()),
+                )
+            )  # fmt: skip
+            (beside if attacked else alone).extend(tally.seconds)
+            health[attacked] += probe()
+            faults += tally.faults
+            ends.update(tally.ends)
+            if attackers is not None:
+                attacks.append(json.loads(attackers.communicate(timeout=180)[0]))
+                faults += attacks[-1]["faults"]
+        at.process.send_signal(signal.SIGTERM)
+        exit_code = at.process.wait(60)
+    statuses: Counter[str] = Counter()
+    for found in attacks:
+        statuses.update(found["statuses"])
+    p95 = [quantiles(times, n=20)[-1] for times in (alone, beside)]
+    result = {
+        "requests_alone": len(alone), "requests_beside_attackers": len(beside), "ends": dict(ends),
+        "p50_seconds": [median(alone), median(beside)], "p95_seconds": p95, "p95_ratio": p95[1] / p95[0],
+        "attacks": dict(statuses), "health_p95_seconds": [quantiles(times, n=20)[-1] for times in health],
+        "health_slowest_seconds": [max(times) for times in health],
+        "rss_mb": [round(memory[i * (len(memory) - 1) // 11], 1) for i in range(12)],
+        "faults": faults[:20], "exit_code": exit_code,
+    }  # fmt: skip
+    half = len(memory) // 2
+    flat = max(memory[half:]) <= 1.1 * max(memory[:half]) + 8
+    served = not faults and set(ends) == {"max_tokens"} and exit_code == 0
+    return result, served and flat and p95[1] <= 1.5 * p95[0]
+
+
+@contextmanager
+def _probed(url: str) -> Iterator[Callable[[], list[float]]]:
+    """Asks for /health ten times a second in a process of its own, which no client keeps busy;
+    what it gives returns the seconds each took since it was last called."""
+    code = (
+        "import sys, time, http.client\n"
+        "at = http.client.HTTPConnection(sys.argv[1], timeout=60)\n"
+        "while True:\n"
+        "    began = time.monotonic(); at.request('GET', '/health'); at.getresponse().read()\n"
+        "    print(time.monotonic() - began, flush=True); time.sleep(0.1)\n"
+    )
+    command = [sys.executable, "-c", code, url.removeprefix("http://")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    found: list[float] = []
+    assert process.stdout is not None
+    lines = process.stdout
+    threading.Thread(target=lambda: [found.append(float(line)) for line in lines], daemon=True).start()
+
+    def take() -> list[float]:
+        taken = found[:]
+        del found[: len(taken)]
+        return taken
+
+    try:
+        yield take
+    finally:
+        process.kill()
+        process.wait()
+
+
 def killed(plan: str, folder: Path, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Starts, streams with four clients, kills at a random moment; the records must hold what was
     acknowledged, the chain must verify, the next start must work."""
@@ -268,18 +352,19 @@ def _stream(at: Server, acknowledged: set[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     kinds = {"overhead": overhead, "streams": streams, "prefill": prefill, "soak": soaked, "kill": killed}
+    kinds["hostile"] = hostile
     parser.add_argument("kind", choices=kinds)
     parser.add_argument("plan")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, help="of the overhead's both sides; default: the plan's")
-    parser.add_argument("--clients", type=int, help="default: 8 streams, 64 in a soak")
+    parser.add_argument("--clients", type=int, help="default: 8 streams, 64 in a soak, 32 beside attackers")
     parser.add_argument("--prompt-tokens", type=int, default=4000)
     parser.add_argument("--delay", type=float, default=0.1, help="seconds before the short request")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--times", type=int, default=50)
     options = parser.parse_args()
-    options.clients = options.clients or (64 if options.kind == "soak" else 8)
+    options.clients = options.clients or {"soak": 64, "hostile": 32}.get(options.kind, 8)
     with tempfile.TemporaryDirectory(prefix="engine-service-") as folder:
         result, good = kinds[options.kind](options.plan, Path(folder), options)
     print(json.dumps({"kind": options.kind, "plan": options.plan, "kept": good, **result}, indent=2))

@@ -207,6 +207,19 @@ def test_max_seconds_and_stop_texts_end_with_their_reason(make):
     assert outcome.text == text[: text.index(text[7:10])]
 
 
+def test_max_seconds_count_from_arrival_also_for_who_still_waits(make, records):
+    engine = FakeEngine(slots=1, step_seconds=0.002)
+    plane = make(engine)
+    first = plane.submit(spec("a", limits__max_tokens=400))
+    late = plane.submit(spec("b", limits__max_seconds=0.01))
+    assert late.settled.wait(30)
+    assert not first.settled.is_set()
+    assert (late.outcome.stop_reason, late.outcome.token_ids) == (StopReason.MAX_SECONDS, ())
+    assert records.get(late.id)["stop_reason"] == "max_seconds"
+    plane.cancel(first.id)
+    assert first.settled.wait(30)
+
+
 def test_a_numeric_error_ends_one_execution_and_the_server_goes_on(make, records):
     plane = make(FakeEngine(step_seconds=0.005))
     good = plane.submit(spec("good", limits__max_tokens=30))
