@@ -418,7 +418,8 @@ static int32_t threadpool_create(int32_t threads, threadpool **out)
     if (p == NULL)
         return ENGINE_E_MEMORY;
     memset(p, 0, bytes);
-    p->threads = p->active = threads;
+    p->threads = threads;
+    p->active = threads;
     p->thread[0].epoch = 1;                       /* words of 0 lie behind every epoch */
     p->start = 1;                                 /* nothing is open */
     /* Workers take no signals: handlers belong to the caller's threads. */

@@ -10,7 +10,6 @@ BACKEND = derive(
     REFERENCE,
     "cpu_avx2",
     "AVX2 with FMA and F16C, for x86-64 CPUs since about 2013",
-    # GCC would turn chains of integer additions into trees, which spill.
     Instructions(("avx2", "fma", "f16c"), ("-mavx2", "-mfma", "-mf16c", "-fno-tree-reassoc")),
     sources=(
         "simd/v16_avx2.h",

@@ -82,7 +82,7 @@ def build_shared_object(
     units = units or sorted(name for name in sources if name.endswith(".c"))
     if not units:
         raise ValueError("no C source to compile")
-    settings = (*BASE_FLAGS, *flags)
+    settings = toolchain.flags((*BASE_FLAGS, *flags))
     try:
         with TemporaryDirectory(prefix="engine-build-") as folder:
             work = Path(folder).resolve()
@@ -104,7 +104,9 @@ def assembly(sources: Mapping[str, str], flags: Sequence[str], toolchain: Toolch
         work = Path(folder).resolve()
         write_sources(sources, work)
         settings = [
-            flag for flag in (*BASE_FLAGS, *flags) if not flag.startswith("-Wl,") and flag != "-shared"
+            flag
+            for flag in toolchain.flags((*BASE_FLAGS, *flags))
+            if not flag.startswith("-Wl,") and flag != "-shared"
         ]
         texts = []
         for unit in units:

@@ -12,7 +12,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,10 @@ TIMEOUT = 900
 #: How much of the compiler's own complaint an error carries, characters.
 STDERR_TAIL = 4000
 
+#: Flags that are asked of some compilers only, which others refuse, by the compilers' names.
+#: GCC would turn chains of integer additions into trees, which spill; others keep the chains.
+ONLY_OF: Mapping[str, tuple[str, ...]] = {"-fno-tree-reassoc": ("gcc",)}
+
 _PROBE = "int engine_probe(int x) { return x + 1; }\n"
 
 
@@ -35,6 +40,10 @@ class Toolchain:
     command: tuple[str, ...]
     name: str  # gcc | clang | zig cc | the program's own name
     version: str
+
+    def flags(self, flags: Sequence[str]) -> tuple[str, ...]:
+        """Those of ``flags`` that are asked of this compiler."""
+        return tuple(flag for flag in flags if self.name in ONLY_OF.get(flag, (self.name,)))
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,28 @@ def find_toolchain() -> Toolchain:
     ``compiler_failed`` if ``$CC`` names one that does not work.
     """
     return _find(os.environ.get("CC", ""), os.environ.get("PATH", ""))
+
+
+def installed() -> dict[str, tuple[str, ...]]:
+    """The compilers that work here, by name (``gcc``, ``clang``, ``zig``), and what starts them."""
+    commands: dict[str, tuple[str, ...]] = {"gcc": ("gcc",), "clang": ("clang",)}
+    if importlib.util.find_spec("ziglang") is not None:
+        commands["zig"] = (sys.executable, "-m", "ziglang", "cc")
+    return {name: command for name, command in commands.items() if isinstance(_try(command), Toolchain)}
+
+
+@contextmanager
+def compiling_with(command: Sequence[str]) -> Iterator[None]:
+    """Whatever is compiled meanwhile, in this process, is compiled by ``command``."""
+    before = os.environ.get("CC")
+    os.environ["CC"] = shlex.join(command)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CC"]
+        else:
+            os.environ["CC"] = before
 
 
 @lru_cache(maxsize=4)

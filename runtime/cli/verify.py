@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +13,7 @@ from runtime.cli.output import note, on_terminal, print_json, table
 from runtime.errors import EXIT_FAILURE, EXIT_USAGE, EngineError
 
 if TYPE_CHECKING:
+    from runtime.bundle.reader import Bundle
     from runtime.control.verify import Backend, Cell
 
 
@@ -31,6 +34,10 @@ def verify(
         int | None,
         typer.Option(min=2, help="… on the reference backend, which is slow: 48; the rest is not run there."),
     ] = None,
+    compilers: Annotated[
+        str | None,
+        typer.Option(help="gcc, clang, zig, separated by commas, or all: the bundles once by each."),
+    ] = None,
     emulate: Annotated[
         bool, typer.Option("--emulate", help="Also emulate the backends that this CPU cannot run.")
     ] = False,
@@ -38,7 +45,7 @@ def verify(
 ) -> None:
     """Compute one sequence in every way that must not matter, and compare the logits bit for bit.
 
-    Threads x prompt chunk x alone or beside other sequences x cold or warm KV slot x backend. Every
+    Threads x prompt chunk x alone or beside others x cold or warm KV slot x backend x compiler. Every
     cell shows a digest of the logits at all positions. Exit code 0 if there is one digest, 1 if not.
     """
     from runtime.control.verify import disagreements, grid
@@ -50,13 +57,16 @@ def verify(
     if reference_tokens is not None and "reference" not in chosen:
         hint = f"engine verify {plan} --reference-tokens {reference_tokens}"
         raise usage("--reference-tokens is about the reference backend, which is not among --backends", hint)
-    made = _backends(plan, chosen, threads, _numbers(chunks, "--chunks"), tokens, reference_tokens or 48)
-    total = sum(len(backend.ways) for backend in made)
+    lengths = (tokens, reference_tokens or 48)
     cells: list[Cell] = []
-    for cell in grid(made):
-        cells.append(cell)
-        if on_terminal() and not as_json:
-            note(f"{len(cells)}/{total}  {cell.backend}, {cell.way.label}: {cell.digest[:16]}")
+    with tempfile.TemporaryDirectory(prefix="engine-verify-") as folder:
+        bundles = _bundles(plan, chosen, compilers, Path(folder))
+        made = _backends(bundles, threads, _numbers(chunks, "--chunks"), lengths)
+        total = sum(len(backend.ways) for backend in made)
+        for cell in grid(made):
+            cells.append(cell)
+            if on_terminal() and not as_json:
+                note(f"{len(cells)}/{total}  {cell.backend}, {cell.way.label}: {cell.digest[:16]}")
     wrong = disagreements(cells)
     if as_json:
         body = [{**cell.to_json(), "agrees": cell not in wrong} for cell in cells]
@@ -72,29 +82,62 @@ def verify(
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _backends(
-    plan: str,
-    chosen: list[str],
-    threads: str | None,
-    chunks: list[int],
-    tokens: int,
-    reference_tokens: int,
-) -> list[Backend]:
+def _bundles(plan: str, chosen: list[str], compilers: str | None, folder: Path) -> dict[str, Bundle]:
+    """The plan's bundle for each backend, by the column's name; by each of ``compilers``, in ``folder``."""
+    from compiler import compile_plan
     from compiler.backends import get
+    from compiler.toolchain import compiling_with
     from runtime.bundle.machine import Machine
+    from runtime.bundle.reader import open_bundle
     from runtime.cli.variants import Variants
+
+    machine, variants = Machine.probe(), Variants(plan)
+    for name in chosen:
+        machine.require_features(name, get(name).cpu_features)
+    if compilers is None:
+        return {name: variants.bundle(backend=name) for name in chosen}
+    made = {}
+    for compiler, command in _compilers(compilers).items():
+        for name in chosen:
+            with compiling_with(command):
+                path = compile_plan(variants.document(backend=name), folder / f"{name}-{compiler}")
+            made[f"{name} {compiler}"] = open_bundle(path)
+    return made
+
+
+def _compilers(asked: str) -> dict[str, tuple[str, ...]]:
+    from compiler.toolchain import installed
+
+    found = installed()
+    names = list(found) if asked == "all" else [name.strip() for name in asked.split(",")]
+    for name in names:
+        if name not in found:
+            raise EngineError(
+                "invalid_option",
+                f"no working compiler is called {name!r} here",
+                path="--compilers",
+                allowed=", ".join(("all", *found)),
+                hint="install it with the system's package manager; zig is `pip install ziglang`",
+                exit_code=EXIT_USAGE,
+            )
+    return {name: found[name] for name in names}
+
+
+def _backends(
+    bundles: dict[str, Bundle], threads: str | None, chunks: list[int], lengths: tuple[int, int]
+) -> list[Backend]:
+    """Columns of the grid; ``lengths``: tokens, and tokens on the slow reference backend."""
+    from runtime.bundle.machine import Machine
     from runtime.control.verify import Backend, Workload, ways
     from runtime.engine.executable import Executable
 
     machine = Machine.probe()
-    variants = Variants(plan)
     counts = _numbers(threads, "--threads") if threads else sorted({1, max(2, len(machine.cpus))})
     made = []
-    for name in chosen:
-        machine.require_features(name, get(name).cpu_features)
-        bundle = variants.bundle(backend=name)
+    for name, bundle in bundles.items():
         limits = bundle.plan.execution
-        length = min(tokens, limits.context, reference_tokens if name == "reference" else tokens)
+        slow = bundle.manifest.backend == "reference"
+        length = min(lengths[0], limits.context, lengths[1] if slow else lengths[0])
         made.append(
             Backend(
                 name=name,
