@@ -86,7 +86,7 @@ def _bundles(plan: str, chosen: list[str], compilers: str | None, folder: Path) 
     """The plan's bundle for each backend, by the column's name; by each of ``compilers``, in ``folder``."""
     from compiler import compile_plan
     from compiler.backends import get
-    from compiler.toolchain import compiling_with
+    from compiler.build.toolchain import compiling_with
     from runtime.bundle.machine import Machine
     from runtime.bundle.reader import open_bundle
     from runtime.cli.variants import Variants
@@ -106,7 +106,7 @@ def _bundles(plan: str, chosen: list[str], compilers: str | None, folder: Path) 
 
 
 def _compilers(asked: str) -> dict[str, tuple[str, ...]]:
-    from compiler.toolchain import installed
+    from compiler.build.toolchain import installed
 
     found = installed()
     names = list(found) if asked == "all" else [name.strip() for name in asked.split(",")]

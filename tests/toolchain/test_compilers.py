@@ -9,7 +9,7 @@ import pytest
 from compiler import lower_plan
 from compiler.backends import available, get
 from compiler.build import build_shared_object
-from compiler.toolchain import ONLY_OF, Toolchain, _try, installed
+from compiler.build.toolchain import ONLY_OF, Toolchain, _try, installed
 from tests.command import Engine
 from tests.tiny_models import write_llama
 
