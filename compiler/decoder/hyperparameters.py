@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from compiler.decoder.families import Family
 from compiler.decoder.rotary import RopeScaling
@@ -57,28 +58,12 @@ def read_hyperparameters(model: ModelDescription, family: Family) -> Hyperparame
     m = _Metadata(model)
     layers = m.integer("block_count", 1, 1024)
     width = m.integer("embedding_length", 1, 1 << 20)
-    heads = m.integer("attention.head_count", 1, 4096)
-    kv_heads = m.integer("attention.head_count_kv", 1, 4096, heads)
-    head_dim = m.integer("attention.key_length", 1, 4096, max(1, width // heads))
-    head_dim_v = m.integer("attention.value_length", 1, 4096, head_dim)
-    n_rot = m.integer("rope.dimension_count", 2, 4096, head_dim)
-    if heads % kv_heads:
-        raise m.error(
-            "attention.head_count_kv", f"{heads} query heads do not divide among {kv_heads} KV heads"
-        )
-    if n_rot > head_dim or n_rot % 2:
-        raise m.error(
-            "rope.dimension_count", f"{n_rot} rotated channels of {head_dim}", f"even, at most {head_dim}"
-        )
+    heads = _heads(m, width)
     context = m.integer("context_length", 1, 1 << 24)
     window = m.integer("attention.sliding_window", 0, 1 << 24, 0) if family.window_period else 0
     scaling = _scaling(m, context)
     base = m.number("rope.freq_base", 1.0, 1e12, 10000.0)
     base_window = m.number("rope.freq_base_swa", 1.0, 1e12, family.rope_window_base or base)
-    experts = m.integer("expert_count", 0, 4096, 0)
-    used = m.integer("expert_used_count", 0, 4096, 0)
-    if experts and not 1 <= used <= experts:
-        raise m.error("expert_used_count", f"{used} of {experts} experts", f"1 … {experts}")
     ffn = m.integer("feed_forward_length", 0, 1 << 22, 0)
     eps_key = "attention.layer_norm_rms_epsilon" if family.norm == "rms" else "attention.layer_norm_epsilon"
     switched_off = family.rope_switchable and model.get("rope.scaling.finetuned", True) is False
@@ -87,11 +72,7 @@ def read_hyperparameters(model: ModelDescription, family: Family) -> Hyperparame
         vocab=_vocab(model),
         width=width,
         ffn=ffn,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        head_dim_v=head_dim_v,
-        n_rot=n_rot,
+        **heads,
         norm_eps=m.number(eps_key, 0.0, 1.0),
         context=context,
         rope_base=base,
@@ -105,19 +86,13 @@ def read_hyperparameters(model: ModelDescription, family: Family) -> Hyperparame
         ),
         window=window,
         sliding=_sliding(m, family, layers) if window else (False,) * layers,
-        attention_scale=_attention_scale(m, family, layers, width, heads, head_dim),
+        attention_scale=_attention_scale(m, family, layers, width, heads["heads"], heads["head_dim"]),
         attention_softcap=_softcap(m, family, "attention", "attn_logit_softcapping"),
         final_softcap=_softcap(m, family, "final", "final_logit_softcapping"),
         embedding_scale=_embedding_scale(m, family, width),
         residual_scale=m.number("residual_scale", 1e-6, 1e6, 1.0) if family.residual_scale == "key" else 1.0,
         logit_scale=_logit_scale(m, family),
-        experts=experts,
-        experts_used=used,
-        expert_ffn=m.integer("expert_feed_forward_length", 1, 1 << 22, ffn or None) if experts else 0,
-        expert_shared_ffn=_shared_ffn(m, ffn),
-        expert_gating=_gating(m, family),
-        expert_normalize=bool(model.get("expert_weights_norm", family.expert_normalize)),
-        expert_scale=m.number("expert_weights_scale", 0.0, 1e6, 1.0) or 1.0,
+        **_experts(m, family, ffn),
     )
 
 
@@ -153,6 +128,47 @@ class _Metadata:
                 raise self.error(key, "the engine takes one value for all layers", "equal numbers")
             return value[0]
         return value
+
+
+def _heads(m: _Metadata, width: int) -> dict[str, Any]:
+    """Counts and widths of the heads, by the field they fill."""
+    heads = m.integer("attention.head_count", 1, 4096)
+    kv_heads = m.integer("attention.head_count_kv", 1, 4096, heads)
+    head_dim = m.integer("attention.key_length", 1, 4096, max(1, width // heads))
+    head_dim_v = m.integer("attention.value_length", 1, 4096, head_dim)
+    n_rot = m.integer("rope.dimension_count", 2, 4096, head_dim)
+    if heads % kv_heads:
+        raise m.error(
+            "attention.head_count_kv", f"{heads} query heads do not divide among {kv_heads} KV heads"
+        )
+    if n_rot > head_dim or n_rot % 2:
+        raise m.error(
+            "rope.dimension_count", f"{n_rot} rotated channels of {head_dim}", f"even, at most {head_dim}"
+        )
+    return {
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "head_dim_v": head_dim_v,
+        "n_rot": n_rot,
+    }
+
+
+def _experts(m: _Metadata, family: Family, ffn: int) -> dict[str, Any]:
+    """What is said of experts, by the field it fills."""
+    experts = m.integer("expert_count", 0, 4096, 0)
+    used = m.integer("expert_used_count", 0, 4096, 0)
+    if experts and not 1 <= used <= experts:
+        raise m.error("expert_used_count", f"{used} of {experts} experts", f"1 … {experts}")
+    return {
+        "experts": experts,
+        "experts_used": used,
+        "expert_ffn": m.integer("expert_feed_forward_length", 1, 1 << 22, ffn or None) if experts else 0,
+        "expert_shared_ffn": _shared_ffn(m, ffn),
+        "expert_gating": _gating(m, family),
+        "expert_normalize": bool(m.model.get("expert_weights_norm", family.expert_normalize)),
+        "expert_scale": m.number("expert_weights_scale", 0.0, 1e6, 1.0) or 1.0,
+    }
 
 
 def _short(value: object) -> str:

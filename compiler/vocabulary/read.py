@@ -68,30 +68,12 @@ def read_vocabulary(metadata: Mapping[str, MetadataValue]) -> Vocabulary:
     Raises EngineError: ``vocabulary_missing``, ``vocabulary_unsupported`` (kind or
     ``pre`` unknown, with those known), ``vocabulary_invalid`` (anything malformed).
     """
-    model = metadata.get(_KEY + "model")
-    if model is None:
-        _refuse("the file carries no vocabulary", "model", code="vocabulary_missing")
-    if model not in ("llama", "gpt2"):
-        what = _REFUSED_MODELS.get(str(model), repr(model)[:60])
-        _refuse(
-            f"vocabularies of kind {what} are not supported",
-            "model",
-            code="vocabulary_unsupported",
-            allowed="llama (SentencePiece BPE), gpt2 (byte-level BPE)",
-        )
+    model = _kind(metadata)
     pieces = _pieces(metadata)
     types = _types(metadata, pieces)
     ids = _ids(metadata, len(pieces), spm=model == "llama")
     by_text = {piece: i for i, piece in enumerate(pieces)}
-    ends = {by_text[piece] for piece in END_PIECES if piece in by_text}
-    slash_s = by_text.get(_END_IF_SPECIAL)
-    if slash_s is not None and types[slash_s] in (TokenType.CONTROL, TokenType.USER_DEFINED):
-        ends.add(slash_s)
-    for end in ends:
-        # An end of turn typed as ordinary text would be matched inside a user's words.
-        if types[end] in (TokenType.NORMAL, TokenType.UNDEFINED, TokenType.USER_DEFINED):
-            types[end] = TokenType.CONTROL
-    ends.update(ids[name] for name in ("eos", "eot", "eom") if name in ids)
+    ends = _ends(by_text, types, ids)
     pre = "default"
     scores: tuple[float, ...] = ()
     merges: tuple[tuple[str, str], ...] = ()
@@ -124,6 +106,35 @@ def read_vocabulary(metadata: Mapping[str, MetadataValue]) -> Vocabulary:
             allowed="<0x00> to <0xFF>, or tokenizer.ggml.unknown_token_id",
         )
     return vocabulary
+
+
+def _kind(metadata: Mapping[str, MetadataValue]) -> str:
+    model = metadata.get(_KEY + "model")
+    if model is None:
+        _refuse("the file carries no vocabulary", "model", code="vocabulary_missing")
+    if model not in ("llama", "gpt2"):
+        what = _REFUSED_MODELS.get(str(model), repr(model)[:60])
+        _refuse(
+            f"vocabularies of kind {what} are not supported",
+            "model",
+            code="vocabulary_unsupported",
+            allowed="llama (SentencePiece BPE), gpt2 (byte-level BPE)",
+        )
+    return str(model)
+
+
+def _ends(by_text: Mapping[str, int], types: list[TokenType], ids: Mapping[str, int]) -> set[int]:
+    """Ids that end an answer; those typed as ordinary text become control tokens in ``types``."""
+    ends = {by_text[piece] for piece in END_PIECES if piece in by_text}
+    slash_s = by_text.get(_END_IF_SPECIAL)
+    if slash_s is not None and types[slash_s] in (TokenType.CONTROL, TokenType.USER_DEFINED):
+        ends.add(slash_s)
+    for end in ends:
+        # An end of turn typed as ordinary text would be matched inside a user's words.
+        if types[end] in (TokenType.NORMAL, TokenType.UNDEFINED, TokenType.USER_DEFINED):
+            types[end] = TokenType.CONTROL
+    ends.update(ids[name] for name in ("eos", "eot", "eom") if name in ids)
+    return ends
 
 
 def _refuse(
