@@ -9,6 +9,7 @@ nothing becomes a date.
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,15 @@ def read_yaml(path: Path) -> Any:
 
 def parse_yaml(data: bytes, source: str) -> Any:
     """The tree in YAML text (UTF-8); ``source`` is how errors name it."""
+    if data.startswith(b"GGUF"):
+        model = shlex.quote(source)
+        raise EngineError(
+            "plan_not_yaml",
+            "this is a model's file, and a plan is needed here",
+            path=source,
+            hint=f"`engine run --model {model} --prompt TEXT --save-plan plan.yaml` makes one",
+            exit_code=EXIT_PLAN,
+        )
     if len(data) > MAX_BYTES:
         raise EngineError(
             "plan_too_large",

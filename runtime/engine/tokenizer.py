@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenizers import Tokenizer as MergeTokenizer
@@ -90,6 +91,7 @@ class Tokenizer:
         self._bytes: frozenset[int] = frozenset(vocabulary["byte"])
         self._rstrip: frozenset[int] = frozenset(vocabulary["rstrip"])
         self.special_ids: frozenset[int] = frozenset(vocabulary["control"]) | frozenset(vocabulary["unknown"])
+        self._control: frozenset[int] = frozenset(vocabulary["control"])
         self._matched = self.special_ids | self._user_defined
         self._pieces: dict[int, bytes] = {}
 
@@ -176,11 +178,21 @@ class Tokenizer:
         return ids
 
     def _merge(self, text: str) -> list[int]:
+        """The ids of plain text; none is a control token's, even if its pieces merge into its spelling."""
         if len(text) < LONG_TEXT:
             ids: list[int] = self._merger.encode(text, add_special_tokens=False).ids
         else:  # of the library's calls only those for batches let other threads run meanwhile
             ids = self._merger.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        return ids
+        return ids if self._control.isdisjoint(ids) else self._cut(text)
+
+    def _cut(self, text: str) -> list[int]:
+        """The ids of plain text in which control tokens were found: cut within each."""
+        encoded = self._merger.encode(text, add_special_tokens=False)
+        spans = zip(encoded.ids, encoded.offsets, strict=True)
+        cuts = [start + 1 for id, (start, end) in spans if id in self._control and end - start > 1]
+        if not cuts:  # a control token of one character
+            return list(encoded.ids)
+        return [id for start, end in pairwise([0, *cuts, len(text)]) for id in self._merge(text[start:end])]
 
     @cached_property
     def _special_texts(self) -> list[tuple[int, str, bool, bool]]:

@@ -253,6 +253,41 @@ def test_user_defined_tokens_are_matched_in_any_text_but_those_that_look_like_ma
     assert 259 not in ids
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_plain_text_does_not_merge_into_a_control_token(kind: str) -> None:
+    from compiler.vocabulary import read_vocabulary
+    from compiler.vocabulary.serialize import byte_alphabet, tokenizer_json, vocabulary_json
+
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    letters = ["<unk>", *bytes_, "▁", "s", "o", "p"] if kind == "llama" else byte_alphabet()
+    pieces = (*letters, "so", "sop")
+    last = len(pieces) - 1
+    vocabulary = read_vocabulary(
+        {
+            "tokenizer.ggml.model": kind,
+            "tokenizer.ggml.pre": "gpt-2",
+            "tokenizer.ggml.tokens": pieces,
+            "tokenizer.ggml.token_type": tuple(
+                3 if i == last else 2 if piece == "<unk>" else 6 if piece.startswith("<0x") else 1
+                for i, piece in enumerate(pieces)
+            ),
+            "tokenizer.ggml.scores": tuple(map(float, range(len(pieces)))),
+            "tokenizer.ggml.merges": ("s o", "so p"),
+            "tokenizer.ggml.bos_token_id": last,
+            "tokenizer.ggml.eos_token_id": last,
+            "tokenizer.ggml.add_bos_token": False,
+            "tokenizer.ggml.add_space_prefix": False,
+        }
+    )
+    tokenizer = Tokenizer.from_files(tokenizer_json(vocabulary), vocabulary_json(vocabulary))
+    text = "sop sop" * 1000 + "so"
+    ids = tokenizer.encode(text)
+    assert last not in ids
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.encode("sop", parse_special=True) == [last]
+    assert tokenizer.encode("so") == [last - 1]
+
+
 def test_literals_are_found_in_time_linear_in_the_text() -> None:
     literals = Literals([*(f"<unused{i}>" for i in range(3000)), "<", "", "sop", "soprano"])
     assert literals.present("a <unused12> sopr soprano") == {"<unused12>", "<", "sop", "soprano"}

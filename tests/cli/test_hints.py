@@ -86,6 +86,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "{words}": made,
         "{' '.join(words)}": made,
         "{model.path}": str(model),
+        "{model} --prompt TEXT --save-plan plan.yaml": f"{model} --prompt a --save-plan {folder}/saved.yaml",
         "{save_plan}": str(plan),
         "{execution}": "1234",
         "{record['execution_id']}": "1234",
