@@ -1,15 +1,13 @@
 """Where the work of a request is done: small ones beside the event loop, large ones one at a time.
 
 The event loop answers ``/health`` and carries everybody's tokens, so nothing that grows with
-a request runs on it. Parsing holds the interpreter for as long as a call into C lasts; therefore
-one thread takes all large requests, it rests after those that were refused, and what they hold
+a request runs on it. One thread takes all large requests, and what they hold
 in memory has a bound.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -24,11 +22,6 @@ LARGE = 16 << 10
 #: Large requests that may wait for their thread, and bytes of bodies that may be held.
 MAX_WAITING = 32
 MAX_HELD_BYTES = 64 << 20
-#: After a large request that was refused, its thread rests this many times as long as it worked:
-#: a flood of them then takes at most a quarter of the interpreter from those who are served.
-REST = 3.0
-#: Seconds it rests at most. Whoever comes later is not delayed at all.
-MAX_REST = 1.0
 
 
 class Intake:
@@ -40,7 +33,6 @@ class Intake:
         self._heavy = ThreadPoolExecutor(1, thread_name_prefix="engine-large-request")
         self.waiting = 0
         self.held = 0
-        self._rests_until = 0.0
 
     def hold(self, size: int) -> None:
         """Counts bytes of a body that came (negative: were let go). Raises ``overloaded``."""
@@ -62,19 +54,9 @@ class Intake:
             )
         self.waiting += 1
         try:
-            return await loop.run_in_executor(self._heavy, self._rested, task)
+            return await loop.run_in_executor(self._heavy, task)
         finally:
             self.waiting -= 1
-
-    def _rested(self, task: Callable[[], T]) -> T:
-        if (left := self._rests_until - time.monotonic()) > 0:
-            time.sleep(left)
-        began = time.thread_time()
-        try:
-            return task()
-        except EngineError:
-            self._rests_until = time.monotonic() + min(MAX_REST, REST * (time.thread_time() - began))
-            raise
 
     def close(self) -> None:
         """Ends the threads; what waits is dropped."""

@@ -6,7 +6,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
-from runtime.api.body import schema
+from runtime.api.checking import schema
 from runtime.api.endpoints import ENDPOINTS, Endpoint
 from runtime.version import ENGINE_VERSION
 

@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from runtime.api import intake as intake_module
-from runtime.api.body import check, parse
+from runtime.api.checking import check
 from runtime.api.endpoints import ENDPOINTS
+from runtime.api.examiner import EXAMINER, Examiner
 from runtime.api.rules import MAX_FAULTS
-from runtime.api.strict_json import MAX_CONTAINERS, MAX_TEXTS
+from runtime.api.strict_json import MAX_CONTAINERS, MAX_TEXTS, parse, parse_again
 from runtime.errors import EngineError
 from tests.fake_service import FakeEngine, FakeTokenizer
 from tests.hostile import SHAPES
@@ -57,6 +58,37 @@ def test_a_megabyte_of_anything_takes_less_than_32(shape):
         tracemalloc.stop()
     assert peak < 32 << 20
     assert error is None or len(str(error.to_json())) < 10_000
+
+
+def test_the_examiner_says_what_the_server_would():
+    for path, make in SHAPES.values():
+        body, schema = make(20 << 10), SCHEMA_OF[path]
+        told: EngineError | None = None
+        try:
+            EXAMINER.examine(body, schema)
+        except EngineError as error:
+            told = error
+        error = _refusal(path, body)
+        assert (told and told.to_json()) == (error and error.to_json())
+        if error is None:
+            assert parse_again(body) == parse(body)
+
+
+def test_an_examiner_that_dies_is_replaced():
+    examiner = Examiner()
+    try:
+        examiner.examine(b'{"content": "a"}', "tokenize_request")
+        examiner._process.kill()
+        examiner._process.wait()
+        examiner.examine(b'{"content": "a"}', "tokenize_request")
+        with pytest.raises(EngineError) as error:  # ends on a schema that there is not
+            examiner.examine(b"{}", "no_such_request")
+        assert error.value.code == "overloaded"
+        with pytest.raises(EngineError) as error:
+            examiner.examine(b"[", "tokenize_request")
+        assert error.value.code == "invalid_json"
+    finally:
+        examiner.close()
 
 
 def test_only_the_first_faults_are_looked_for(client):

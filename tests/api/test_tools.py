@@ -7,7 +7,7 @@ import time
 import jsonschema
 import pytest
 
-from runtime.api.body import SCHEMAS, schema
+from runtime.api.checking import SCHEMAS, schema
 from runtime.api.endpoints import ENDPOINTS
 from tests.fake_service import FakeTokenizer
 
