@@ -10,6 +10,8 @@ from runtime.errors import EXIT_MODEL, EngineError
 
 #: Bytes read at a time; also the most that a single refill holds beyond one item.
 WINDOW = 1 << 20
+#: Bytes of all texts of one header together; the largest vocabularies with their templates have 25 MB.
+MAX_TEXT_BYTES = 64 << 20
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -42,6 +44,7 @@ class Cursor:
         self._window = b""
         self._base = 0  # file offset of the window's first byte
         self._at = 0  # position in the window
+        self._text_left = MAX_TEXT_BYTES
 
     @property
     def offset(self) -> int:
@@ -83,10 +86,20 @@ class Cursor:
                 f"at most {limit}, and no more than the {self.remaining} bytes left in the file",
                 start,
             )
+        self._spend(length, what, start)
         try:
             return self.take(length, what).decode()
         except UnicodeDecodeError as error:
             raise self.error(f"{what} is not UTF-8", offset=start + 8 + error.start) from None
+
+    def _spend(self, length: int, what: str, start: int) -> None:
+        self._text_left -= length
+        if self._text_left < 0:
+            raise self.error(
+                f"the header's texts have more than {MAX_TEXT_BYTES} bytes, with {what}",
+                f"at most {MAX_TEXT_BYTES} bytes of text in all",
+                start,
+            )
 
     def texts(self, count: int, limit: int, what: str) -> tuple[str, ...]:
         """``count`` strings. The same as :meth:`text` in a loop, but fast enough for 10⁶ of them."""
@@ -94,7 +107,7 @@ class Cursor:
         append, unpack = result.append, _U64.unpack_from
         while len(result) < count:
             window, at = self._window, self._at
-            last = len(window) - 8
+            last, begin, known = len(window) - 8, at, len(result)
             try:
                 while len(result) < count and at <= last:
                     end = at + 8 + unpack(window, at)[0]
@@ -105,6 +118,7 @@ class Cursor:
             except UnicodeDecodeError:
                 pass  # text() below meets it again and says where
             self._at = at
+            self._spend(at - begin - 8 * (len(result) - known), what, self._base + begin)
             if len(result) < count:
                 append(self.text(limit, f"{what}[{len(result)}]"))
         return tuple(result)

@@ -18,6 +18,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from compiler.model.cursor import Cursor
 from compiler.model.description import MetadataValue, Tensor
+from runtime.errors import EXIT_MODEL, EngineError
 
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 16
@@ -27,6 +28,10 @@ MAX_STRING_BYTES = 32 << 20
 MAX_STRINGS = 1 << 20
 MAX_NUMBERS = 1 << 21
 MAX_ARRAY_DEPTH = 4
+#: Arrays inside of arrays; no known model has any.
+MAX_INNER_ARRAYS = 1 << 12
+#: Type numbers that a newer version of the format may give a meaning to; beyond, a file is damaged.
+MAX_TYPE = 1 << 10
 MAX_DIMENSIONS = 4
 MAX_NAME_BYTES = 63  # ggml's GGML_MAX_NAME, less its final NUL
 MAX_ALIGNMENT = 1 << 20
@@ -95,6 +100,7 @@ class _Metadata:
         self._cursor = cursor
         self._strings = MAX_STRINGS
         self._numbers = MAX_NUMBERS
+        self._arrays = MAX_INNER_ARRAYS
         self._offsets: dict[str, int] = {}
 
     def read(self, count: int) -> dict[str, MetadataValue]:
@@ -137,8 +143,8 @@ class _Metadata:
             self._strings -= count
             return cursor.texts(count, MAX_STRING_BYTES, key)
         if kind == _ARRAY:
-            count = _count(cursor, f"the length of {key}", self._strings, 12)
-            self._strings -= count
+            count = _count(cursor, f"the length of {key}", self._arrays, 12)
+            self._arrays -= count
             return tuple(self._array(key, depth + 1) for _ in range(count))
         if kind not in _NUMBERS:
             raise cursor.error(f"{key} has the unknown element type {kind}", "types 0 to 12", kind_at)
@@ -175,6 +181,7 @@ def _alignment(cursor: Cursor, metadata: dict[str, MetadataValue]) -> int:
 
 def _tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tensor]:
     declared: dict[str, tuple[int, tuple[int, ...], str, int, int]] = {}
+    unknown: dict[int, list[str]] = {}  # type number → tensors
     for index in range(count):
         start = cursor.offset
         name = cursor.text(MAX_NAME_BYTES, f"the name of tensor {index}")
@@ -182,7 +189,9 @@ def _tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tensor]:
             raise cursor.error(f"the name of tensor {index} is empty or not printable: {name!r}", None, start)
         if name in declared:
             raise cursor.error(f"tensor {name!r} appears twice", None, start)
-        declared[name] = (start, *_extent(cursor, name))
+        declared[name] = (start, *_extent(cursor, name, unknown))
+    if unknown:
+        raise _unknown_types(cursor, unknown)
     data = -(-cursor.offset // alignment) * alignment
     tensors = {}
     for name, (start, shape, kind, offset, nbytes) in declared.items():
@@ -205,15 +214,43 @@ def _tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tensor]:
     return tensors
 
 
-def _extent(cursor: Cursor, name: str) -> tuple[tuple[int, ...], str, int, int]:
-    """Shape (outermost first), type, offset in the data, and size in bytes of one tensor."""
+def _unknown_types(cursor: Cursor, unknown: dict[int, list[str]]) -> EngineError:
+    """One error for all tensors of types that this version does not know."""
+    count = sum(map(len, unknown.values()))
+    types = "; ".join(
+        f"tensor type {code} is not known to this version of engine "
+        f"({len(names)} tensor{'s' * (len(names) != 1)}, {names[0]!r} first)"
+        for code, names in sorted(unknown.items())[:4]
+    )
+    return EngineError(
+        "tensor_type_unknown",
+        types + (f"; {count} tensors in all" if len(unknown) > 1 else ""),
+        path=str(cursor.path),
+        allowed=", ".join(kind.name.lower() for kind in _TYPES.values()),
+        hint="update engine and the gguf package, or fetch the model in another quantization",
+        exit_code=EXIT_MODEL,
+    )
+
+
+def _extent(
+    cursor: Cursor, name: str, unknown: dict[int, list[str]]
+) -> tuple[tuple[int, ...], str, int, int]:
+    """Shape (outermost first), type, offset in the data, and size in bytes of one tensor.
+
+    A type that a newer version may know is noted in ``unknown``; its size is not known either.
+    """
     start = cursor.offset
     rank = cursor.u32(f"the dimensions of {name}")
     if not 1 <= rank <= MAX_DIMENSIONS:
         raise cursor.error(f"tensor {name!r} has {rank} dimensions", f"1 to {MAX_DIMENSIONS}", start)
     extents = struct.unpack(f"<{rank}Q", cursor.take(8 * rank, f"the dimensions of {name}"))
     kind_at = cursor.offset
-    kind = _TYPES.get(cursor.u32(f"the type of {name}"))
+    code = cursor.u32(f"the type of {name}")
+    kind = _TYPES.get(code)
+    if kind is None and code < MAX_TYPE:
+        cursor.u64(f"the offset of {name}")
+        unknown.setdefault(code, []).append(name)
+        return (), "", 0, 0
     if kind is None:
         known = ", ".join(f"{code} {each.name}" for code, each in _TYPES.items())
         raise cursor.error(f"tensor {name!r} has an unknown type", known, kind_at)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -28,6 +27,7 @@ from compiler.model.description import FileStamp, MetadataValue, ModelDescriptio
 from compiler.model.digest import Progress, changed, content_digest, file_stamp
 from compiler.model.header import Header, read_header
 from compiler.model.parts import model_parts
+from runtime.bundle.files import open_regular
 from runtime.bundle.modelindex import model_label
 from runtime.errors import EXIT_MODEL, EngineError
 
@@ -223,14 +223,9 @@ _TYPES = {kind.name.lower(): kind for kind in GGML_QUANT_SIZES}
 
 def _open(path: Path) -> int:
     try:
-        # Non-blocking, so that a fifo in a model's place cannot make us wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (OSError, ValueError) as error:
+        return open_regular(path)
+    except OSError as error:
         raise _unreadable(path, error) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _unreadable(path, OSError("it is not a regular file"))
-    return descriptor
 
 
 @contextlib.contextmanager

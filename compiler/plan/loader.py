@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from runtime.bundle.files import open_regular
 from runtime.errors import EXIT_PLAN, EngineError
 
 MAX_BYTES = 64 * 1024
@@ -97,7 +98,7 @@ _PlanLoader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 def read_yaml(path: Path) -> Any:
     """The tree in the YAML file at ``path``; raises EngineError with file, line and column."""
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path), "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise EngineError(

@@ -25,6 +25,7 @@ from compiler.model.description import ModelDescription
 from compiler.plan.declared import Plan
 from compiler.plan.rules import declared_faults, locate_imatrix, model_faults
 from compiler.plan.schema import plan_schema
+from runtime.bundle.files import MOST_IMATRIX, open_regular
 from runtime.bundle.machine import Machine
 from runtime.bundle.plan import Origin, ResolvedPlan, check_together
 from runtime.bundle.planfields import BY_PATH, plan_error
@@ -114,7 +115,7 @@ def _imatrix_digest(plan: Plan, faults: list[EngineError]) -> str | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
+        with open(open_regular(path, MOST_IMATRIX), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         reason = error.strerror or str(error)

@@ -21,6 +21,7 @@ from compiler.formats.parts.record import Floats
 from compiler.model.description import ModelDescription, Tensor
 from compiler.model.header import read_header
 from runtime.bundle import store
+from runtime.bundle.files import MOST_IMATRIX, open_regular
 from runtime.errors import EXIT_PLAN, EngineError
 
 #: A column's importance is at least this part of its matrix's mean: a column that the calibration text
@@ -113,7 +114,7 @@ def read_importance(path: Path) -> ImportanceMatrix:
     or holds values that no calibration gives, ``model_unreadable`` where it cannot be opened.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_regular(path, MOST_IMATRIX)
     except OSError as error:
         raise _bad(path, f"cannot be read: {error.strerror}") from error
     try:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.bundle import store
+from runtime.bundle.files import read_whole
 from runtime.bundle.machine import Machine
 from runtime.bundle.reader import is_bundle
 
@@ -49,7 +50,7 @@ def builder_digest() -> str:
 def key_of_file(path: Path) -> str | None:
     """The key of a plan's file; ``None`` if it cannot be read."""
     try:
-        return _key(path.resolve(), path.read_bytes())
+        return _key(path.resolve(), read_whole(path, 1 << 20))
     except OSError:
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runtime.bundle import files
 from runtime.cli.evaluation import Row, Subject, as_text, to_json
 from runtime.cli.flags import usage
 from runtime.cli.output import Progress, note, print_json, progress_bars
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 #: Tokens a window has unless a plan's context is smaller; as llama-perplexity's.
 CONTEXT = 512
+
+
+#: Most bytes of a text that is evaluated: it is held and tokenized whole.
+MOST_CORPUS = 1 << 30
 
 
 def register(app: typer.Typer) -> None:
@@ -95,8 +99,7 @@ def evaluate(
 def read_text(path: Path) -> str:
     """The text of a file (``-``: stdin); EngineError ``text_unreadable`` where there is none or no UTF-8."""
     try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        return data.decode("utf-8")
+        return files.read_text(path, MOST_CORPUS)
     except UnicodeDecodeError as cause:
         message = f"byte {cause.start} is not UTF-8 (0x{cause.object[cause.start]:02x})"
     except OSError as cause:

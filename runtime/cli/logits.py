@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from runtime.bundle.files import read_text
 from runtime.cli.output import note, print_json
 from runtime.errors import EXIT_USAGE, EngineError
 
@@ -67,7 +68,7 @@ def logits(
 def read_ids(path: Path) -> list[int]:
     """Token ids from a file: integers separated by commas, spaces or lines, brackets allowed."""
     try:
-        text = path.read_text("utf-8").strip().removeprefix("[").removesuffix("]")
+        text = read_text(path).strip().removeprefix("[").removesuffix("]")
         ids = [int(word) for word in re.split(r"[\s,]+", text.strip()) if word]
     except (OSError, ValueError) as cause:
         raise _usage(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from runtime.bundle.files import read_text
 from runtime.cli.flags import given, usage
 from runtime.cli.output import note, print_json
 from runtime.errors import EXIT_FAILURE, EXIT_USAGE, EngineError
@@ -60,9 +61,12 @@ def replay(
         return
     if prompt_file is not None:
         try:
-            prompt = prompt_file.read_text("utf-8")
+            prompt = read_text(prompt_file)
         except (OSError, UnicodeDecodeError) as cause:
-            raise EngineError("unreadable", str(cause), str(prompt_file), exit_code=EXIT_USAGE) from cause
+            reason = getattr(cause, "strerror", None) or "it is not UTF-8"
+            raise EngineError(
+                "unreadable", f"cannot be read: {reason}", str(prompt_file), exit_code=EXIT_USAGE
+            ) from cause
     engine = Engine.open(bundle if bundle is not None else find_bundle(record), threads)
     try:
         result = run_again(record, engine, prompt)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runtime.bundle.files import read_text
 from runtime.cli import flags
 from runtime.cli.output import note, on_terminal, print_error, print_json
 from runtime.errors import EXIT_INTERRUPTED, EXIT_USAGE, EngineError
@@ -259,7 +260,7 @@ def read_messages(path: Path) -> list[dict[str, Any]]:
     import json
 
     try:
-        body = json.loads(sys.stdin.read() if str(path) == "-" else _read_text(path))
+        body = json.loads(_read_text(path))
     except (ValueError, RecursionError) as cause:
         raise EngineError("invalid_messages", f"not JSON: {cause}", str(path), exit_code=EXIT_USAGE) from None
     body = body.get("messages") if isinstance(body, dict) else body
@@ -324,7 +325,7 @@ def _save_plan(path: Path, document: dict[str, Any]) -> None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as cause:
         reason = getattr(cause, "strerror", None) or str(cause)
         raise EngineError(

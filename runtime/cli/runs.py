@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runtime.bundle.files import read_whole
 from runtime.cli.output import note, print_json, table
 from runtime.errors import EXIT_FAILURE, EXIT_USAGE, EngineError
 
@@ -234,7 +235,9 @@ def parse_head(text: str) -> RecordHead:
     from runtime.control.chain import RecordHead
 
     path = Path(text)
-    word = path.read_text(errors="replace").strip() if ":" not in text and path.is_file() else text
+    word = text
+    if ":" not in text and path.is_file():
+        word = read_whole(path, 1 << 10).decode(errors="replace").strip()
     match = re.fullmatch(r"(\d{1,18}):([0-9a-f]{64})", word)
     if match is None:
         raise EngineError(

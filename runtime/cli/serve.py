@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runtime.bundle.files import read_text
 from runtime.cli import flags
 from runtime.cli.output import note
 from runtime.errors import EXIT_USAGE, EngineError
@@ -222,11 +223,11 @@ def _key(path: Path | None) -> str | None:
     else:
         source = str(path)
         try:
-            text = path.read_text()
-        except OSError as cause:
+            text = read_text(path, 1 << 16)
+        except (OSError, UnicodeDecodeError) as cause:
             raise EngineError(
                 "key_unreadable",
-                f"the key cannot be read: {cause.strerror}",
+                f"the key cannot be read: {getattr(cause, 'strerror', None) or 'it is not UTF-8'}",
                 path=source,
                 exit_code=EXIT_USAGE,
             ) from cause

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runtime.bundle.files import read_text
 from runtime.cli.output import print_json
 from runtime.errors import EXIT_USAGE, EngineError
 
@@ -133,8 +134,7 @@ def parse_ids(text: str) -> list[int]:
 
 def _read(file: Path | None) -> str:
     try:
-        data = sys.stdin.buffer.read() if str(file) == "-" else Path(str(file)).read_bytes()
-        return data.decode()
+        return read_text(Path(str(file)))
     except (OSError, UnicodeDecodeError) as cause:
         reason = getattr(cause, "strerror", None) or "it is not UTF-8"
         message = f"cannot be read: {reason}"

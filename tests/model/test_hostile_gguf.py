@@ -103,8 +103,11 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         gguf_file(tensors=[tensor(dims=(32, (1 << 61) + 1, 8, 1))]),
         "declares",
     ),
-    "unknown tensor type": (gguf_file(tensors=[tensor(kind=38)]), "unknown type"),
-    "removed tensor type": (gguf_file(tensors=[tensor(kind=4)]), "unknown type"),
+    "absurd tensor type": (gguf_file(tensors=[tensor(kind=1 << 20)]), "unknown type"),
+    "arrays in arrays in arrays": (
+        gguf_file([key("a", 9, struct.pack("<IQ", 9, 5000) + bytes(5000 * 12))]),
+        "length of a",
+    ),
     "row of half a block": (gguf_file(tensors=[tensor(dims=(48,), kind=8)]), "multiple|48"),
     "offset beyond the file": (gguf_file(tensors=[tensor(offset=1 << 40)]), "declares"),
     "offset that wraps": (gguf_file(tensors=[tensor(offset=HUGE - 31)]), "declares"),
@@ -130,6 +133,35 @@ def test_a_hostile_file_is_refused_with_its_byte_offset(case: str, tmp_path: Pat
     place, _, offset = (caught.value.path or "").rpartition(", byte ")
     assert place == str(path)
     assert 0 <= int(offset) <= len(data)
+
+
+def test_texts_have_one_budget_for_the_whole_header(tmp_path: Path) -> None:
+    """40 keys of 32 MiB, in a file that holds none of it on disk: refused once 64 MiB are passed."""
+    path, each = tmp_path / "sparse.gguf", 32 << 20
+    with path.open("wb") as file:
+        file.write(struct.pack("<4sIQQ", b"GGUF", 3, 0, 41) + ARCHITECTURE)
+        for number in range(40):
+            file.write(text(f"k{number}") + struct.pack("<IQ", 8, each))
+            file.seek(each, 1)
+        file.truncate(file.tell() + 64)
+    with pytest.raises(EngineError, match="texts have more than") as caught:
+        read_model(path)
+    assert caught.value.code == "bad_gguf"
+    assert "k2" in caught.value.message or "k1" in caught.value.message
+
+
+@pytest.mark.parametrize("code", [4, 38, 42, 900])
+def test_types_of_another_version_are_one_error_with_a_count(code: int, tmp_path: Path) -> None:
+    tensors = [tensor(f"t{i}", kind=code) for i in range(3)] + [tensor("u", kind=77)]
+    (tmp_path / "newer.gguf").write_bytes(gguf_file(tensors=tensors))
+    with pytest.raises(EngineError) as caught:
+        read_model(tmp_path / "newer.gguf")
+    assert caught.value.code == "tensor_type_unknown"
+    assert f"tensor type {code} is not known to this version of engine (3 tensors, 't0' first)" in (
+        caught.value.message
+    )
+    assert "4 tensors in all" in caught.value.message
+    assert "q8_0" in (caught.value.allowed or "")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +221,8 @@ def read_or_refuse(path: Path) -> None:
         refusal = error
     else:
         return
-    assert refusal.code in ("bad_gguf", "bad_model_metadata", "unsupported_tensor_type")
+    known = ("bad_gguf", "bad_model_metadata", "unsupported_tensor_type", "tensor_type_unknown")
+    assert refusal.code in known
 
 
 EDITS = st.lists(
