@@ -32,7 +32,7 @@ _STATE = """
     not_finished nothing_to_replay out_of_memory output_is_the_model plan_not_compiled
     plan_served_already prompt_differs prompt_needed record_exists run_ambiguous run_finished
     run_not_finished too_many_plans unknown_architecture unsupported_cpu unsupported_source_type
-    unsupported_tensor_type vocabulary_invalid vocabulary_missing vocabulary_unsupported
+    tensor_type_unknown unsupported_tensor_type vocabulary_invalid vocabulary_missing vocabulary_unsupported
     weight_not_finite weight_out_of_range
 """
 
