@@ -56,6 +56,10 @@ SHAPES: dict[str, tuple[str, Make]] = {
     "logit_bias": ("/v1/completions", _numbered(RUN + b'"x", "logit_bias": {', '"%d":1', b"}}")),
     "zeros for messages": ("/v1/chat/completions", _filled(CHAT + b"[", b"0", b"]}", b",")),
     "messages": ("/v1/chat/completions", _filled(CHAT + b"[", b'{"role":"user","content":"x"}', b"]}", b",")),
+    "silent messages": (
+        "/v1/chat/completions",
+        _filled(CHAT + b"[", b'{"role":"assistant","content":null,"tool_calls":[],"name":null}', b"]}", b","),
+    ),
     "content parts": (
         "/v1/chat/completions",
         _filled(CHAT + b'[{"role": "user", "content": [', b'{"type":"text","text":""}', b"]}]}", b","),

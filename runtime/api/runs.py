@@ -15,6 +15,7 @@ from runtime.api.body import read_json
 from runtime.api.errors import error_body, error_response
 from runtime.api.follow import EventStream, Following, failure, outcomes_or_gone, submit
 from runtime.api.service import Service, service_of
+from runtime.bundle.planfields import BY_PATH
 from runtime.control.execution import Execution
 from runtime.control.requests import make_spec, request_path
 from runtime.control.types import EXECUTION_ID, BundleInfo, Outcome, RunSpec, TokenOut
@@ -52,13 +53,13 @@ async def create(request: Request) -> Response:
 
 def spec_of(service: Service, body: Mapping[str, Any]) -> RunSpec:
     """The execution that a Run Request asks for."""
-    wanted = body.get("execution", {})
+    wanted = body.get("execution") or {}
     bundle = service.bundle(
         body["model"], backend=wanted.get("backend"), quantization=wanted.get("quantization")
     )
-    limits = wanted.get("limits", {})
+    limits, sampling = _said("limits", wanted.get("limits")), _said("sampling", body.get("sampling"))
     plan, notes = service.override(
-        bundle, limits=limits, sampling=body.get("sampling"), policy=wanted.get("scheduler_policy")
+        bundle, limits=limits, sampling=sampling, policy=wanted.get("scheduler_policy")
     )
     return make_spec(
         bundle,
@@ -68,6 +69,15 @@ def spec_of(service: Service, body: Mapping[str, Any]) -> RunSpec:
         wishes=Wishes(stop=texts(body.get("stop"))),
         notes=notes,
     )
+
+
+def _said(group: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What of a group of a plan's fields is said: null says nothing, but where the field may be null."""
+    return {
+        name: value
+        for name, value in (given or {}).items()
+        if value is not None or BY_PATH[f"{group}.{name}"].nullable
+    }
 
 
 def texts(stop: str | list[str] | None) -> tuple[str, ...]:

@@ -27,9 +27,8 @@ async def tokenize(request: Request) -> Response:
 
     def reply() -> Response:
         check_text(body["content"], bundle.engine.limits.context, path="content")
-        ids = bundle.tokenizer.encode(
-            body["content"], body.get("add_special", False), body.get("parse_special", True)
-        )
+        parse_special = body.get("parse_special") is not False
+        ids = bundle.tokenizer.encode(body["content"], bool(body.get("add_special")), parse_special)
         if body.get("with_pieces"):
             return JSONResponse({"tokens": [_with_piece(bundle.tokenizer, id) for id in ids]})
         return JSONResponse({"tokens": list(ids)})

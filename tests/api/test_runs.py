@@ -312,3 +312,15 @@ def test_an_empty_request_is_told_what_it_lacks_once(client):
     assert sorted(cause["path"] for cause in error["causes"]) == ["model", "prompt"]
     assert error["message"] == "the request has 2 errors: model: model is missing; prompt: prompt is missing"
     assert error["param"] == error["path"]
+
+
+def test_null_says_nothing(client):
+    plain = client.post("/v1/runs", json={"model": "story", "prompt": "Go"}).json()
+    nulls = {
+        "execution": {"backend": None, "scheduler_policy": None,
+                      "limits": {"max_tokens": None, "on_limit": None}},
+        "sampling": {"temperature": None, "seed": None}, "stop": None, "stream": None,
+    }  # fmt: skip
+    for extra in (nulls, dict.fromkeys(nulls), {"execution": {"limits": None}}):
+        reply = client.post("/v1/runs", json={"model": "story", "prompt": "Go", **extra})
+        assert reply.json()["result"] == plain["result"]

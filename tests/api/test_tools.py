@@ -87,3 +87,10 @@ def test_every_schema_is_a_schema_and_describes_its_fields(name):
     for field, rule in schema(name)["properties"].items():
         if field != "stream_options":
             assert rule.get("description"), field
+
+
+def test_null_says_nothing_to_the_tokenizer(client):
+    body = {"content": "ab", "model": None, "add_special": None, "parse_special": None, "with_pieces": None}
+    assert (
+        client.post("/tokenize", json=body).json() == client.post("/tokenize", json={"content": "ab"}).json()
+    )
