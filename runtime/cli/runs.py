@@ -183,8 +183,10 @@ def verify(
 ) -> None:
     """Check that no record was edited, removed or reordered.
 
-    A tail that was cut off, or a store rewritten from some row on, is found against a head saved
-    elsewhere before. Exit code 1 if anything is wrong.
+    A tail that was cut off, a store that was emptied, or one rewritten from some row on, is found
+    against the head that is kept beside the store (FILE.head; remove both to begin anew), and against
+    one saved elsewhere, which whoever can write to the store cannot reach. Exit code 1 if anything is
+    wrong.
     """
     with _open(store) as records:
         head, faults = records.verify(None if saved is None else parse_head(saved))

@@ -8,15 +8,16 @@
 So the last hash (the *head*) stands for every row up to it. A change in any row,
 a missing row or another order breaks the chain at that row. Who rewrites every
 hash after a change, or cuts rows off the end, is found against a head that was
-saved elsewhere before.
+kept before: beside the store (:mod:`runtime.control.anchor`), or elsewhere.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from runtime.bundle.plan import canonical_json
 
@@ -75,11 +76,17 @@ def next_row(head: RecordHead, execution_id: str, created: str, body: bytes) -> 
     )
 
 
-def verify_rows(rows: Iterable[Row], saved: RecordHead | None = None) -> tuple[RecordHead, list[Fault]]:
-    """Checks every row in order, and against a head saved earlier; the head found, and the faults."""
+def verify_rows(
+    rows: Iterable[Row], heads: Mapping[str, RecordHead] = MappingProxyType({})
+) -> tuple[RecordHead, list[Fault]]:
+    """Checks every row in order, and against ``heads`` kept earlier (by what they are called in a fault).
+
+    Gives the head found, and the faults.
+    """
     faults: list[Fault] = []
     head, seen = EMPTY_HEAD, set[str]()
-    at_saved: str | None = GENESIS if saved is not None and saved.count == 0 else None
+    counts = {kept.count for kept in heads.values()}
+    hashes = {0: GENESIS}
     for row in rows:
         faults += (Fault(row.seq, row.execution_id, what) for what in _row_faults(row, head))
         if row.execution_id in seen:
@@ -87,15 +94,14 @@ def verify_rows(rows: Iterable[Row], saved: RecordHead | None = None) -> tuple[R
         seen.add(row.execution_id)
         # Going on from what the row claims, one damaged row is one fault and not all that follow.
         head = RecordHead(row.seq, row.hash)
-        if saved is not None and row.seq == saved.count:
-            at_saved = row.hash
-    if saved is not None:
-        if head.count < saved.count:
-            faults.append(
-                Fault(None, None, f"rows {head.count + 1} to {saved.count} of the saved head are missing")
-            )
-        elif at_saved != saved.hash:
-            faults.append(Fault(saved.count, None, "the rows up to the saved head were rewritten"))
+        if row.seq in counts:
+            hashes[row.seq] = row.hash
+    for name, kept in heads.items():
+        if head.count < kept.count:
+            missing = f"rows {head.count + 1} to {kept.count} of {name} are missing"
+            faults.append(Fault(None, None, missing))
+        elif hashes.get(kept.count) != kept.hash:
+            faults.append(Fault(kept.count, None, f"the rows up to {name} were rewritten"))
     return head, faults
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runtime.bundle.store import check_trusted, file_error, private_dir
+from runtime.control.anchor import Anchor
 from runtime.control.chain import EMPTY_HEAD, Fault, RecordHead, Row, next_row, verify_rows
 from runtime.control.record import Content, record_bytes, reduce_content, state_root
 from runtime.errors import EXIT_MACHINE, EXIT_USAGE, EngineError
@@ -27,8 +28,8 @@ from runtime.errors import EXIT_MACHINE, EXIT_USAGE, EngineError
 FILE_NAME = "records.sqlite"
 #: "ENGR": so that ``file`` and we know the database for ours.
 APPLICATION_ID = 0x454E4752
-#: Seconds to wait for another process that is appending.
-LOCK_SECONDS = 30.0
+#: Seconds to wait for another process that is appending, which takes milliseconds.
+LOCK_SECONDS = 5.0
 
 _EXECUTION_ID = re.compile(r"exec_[0-9a-f]{4,32}")
 _PREFIX = re.compile(r"(exec_)?[0-9a-f]{1,32}")
@@ -66,7 +67,16 @@ class RecordStore:
         self.path = path if path is not None else private_dir(state_root()) / FILE_NAME
         self.content = content
         self._lock = threading.Lock()
+        self._usable = True
         self._db = self._open()
+        try:
+            self._anchor = Anchor(self.path, self._head)
+        except sqlite3.Error as cause:
+            self._db.close()
+            self._fail("opened", cause)
+        except EngineError:
+            self._db.close()
+            raise
 
     def __enter__(self) -> RecordStore:
         return self
@@ -77,7 +87,10 @@ class RecordStore:
     def close(self) -> None:
         """Closes the database; what was acknowledged is on disk already."""
         with self._lock:
-            self._db.close()
+            if self._usable:
+                self._usable = False
+                self._db.close()
+                self._anchor.close()
 
     def append(self, record: Mapping[str, Any]) -> str:
         """Writes a record and returns its row's hash, once it is durable.
@@ -123,6 +136,7 @@ class RecordStore:
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
                     raise
+                self._advance(row)
             except sqlite3.Error as cause:
                 self._fail("written", cause)
         return row.hash
@@ -191,11 +205,22 @@ class RecordStore:
             last = rows[-1].seq
 
     def verify(self, saved: RecordHead | None = None) -> tuple[RecordHead, Sequence[Fault]]:
-        """Checks the whole chain, and the rows up to a ``saved`` head; the head, and what is wrong."""
+        """Checks the whole chain, and the rows up to the head beside the store and up to a ``saved`` one.
+
+        Gives the head, and what is wrong.
+        """
+        heads = {} if saved is None else {"the saved head": saved}
+        # Read before the rows: others may be appending, and the chain only grows.
+        with self._lock:
+            anchor = self._anchor.read()
+        if anchor is not None:
+            heads[f"the head beside the store ({self._anchor.path.name})"] = anchor
         try:
-            head, faults = verify_rows(self.rows(), saved)
+            head, faults = verify_rows(self.rows(), heads)
         except EngineError as error:
             return EMPTY_HEAD, [Fault(None, None, error.message)]
+        if anchor is None:
+            faults.append(Fault(None, None, f"{self._anchor.path.name} beside the store holds no head"))
         with self._lock:
             guards = dict(self._db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
         for name, sql in _GUARDS.items():
@@ -226,7 +251,7 @@ class RecordStore:
             db = sqlite3.connect(
                 self.path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
             )
-            if not self._is_ours(db):
+            if not _is_new(db) and db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
                 db.close()
                 raise EngineError(
                     "records_damaged",
@@ -237,24 +262,36 @@ class RecordStore:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA trusted_schema = OFF")
-            db.execute("BEGIN IMMEDIATE")
-            if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                db.execute(_TABLE)
-                for guard in _GUARDS.values():
-                    db.execute(guard)
-            db.execute("COMMIT")
+            if _is_new(db):
+                db.execute("BEGIN IMMEDIATE")
+                if _is_new(db):  # nobody else made it meanwhile
+                    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    db.execute(_TABLE)
+                    for guard in _GUARDS.values():
+                        db.execute(guard)
+                db.execute("COMMIT")
         except sqlite3.Error as cause:
             if db is not None:
                 db.close()
             self._fail("opened", cause)
         return db
 
-    @staticmethod
-    def _is_ours(db: sqlite3.Connection) -> bool:
-        """Whether the file is new and empty, or a store of records."""
-        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        return not tables or db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+    def _advance(self, row: Row) -> None:
+        """Keeps the head that ``row`` made beside the store, if the one kept there is part of its chain.
+
+        The row is durable already, so nothing that fails here fails the append.
+        """
+        try:
+            kept = self._anchor.read()
+            if kept is None or kept.count >= row.seq:
+                return
+            if kept.count and (kept.count, kept.hash) != (row.seq - 1, row.previous):
+                found = self._db.execute("SELECT hash FROM records WHERE seq = ?", (kept.count,)).fetchone()
+                if found != (kept.hash,):
+                    return
+            self._anchor.keep(RecordHead(row.seq, row.hash))
+        except (OSError, sqlite3.Error):
+            return
 
     def _select(self, tail: str, values: Sequence[object]) -> Sequence[Row]:
         found = self._db.execute(f"SELECT {_COLUMNS} FROM records {tail}", values)
@@ -275,6 +312,8 @@ class RecordStore:
         code, hint = "records_unwritable", "see that the disk has room and that the file may be written"
         if getattr(cause, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
             code, hint = "records_damaged", "move the file away, or restore a copy of it"
+        elif getattr(cause, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+            hint = f"another process has held the store's lock for {LOCK_SECONDS:g} s: end it, then try again"
         elif verb == "read":
             code, hint = "records_unreadable", "see that the file may be read"
         raise EngineError(
@@ -284,6 +323,11 @@ class RecordStore:
             hint=hint,
             exit_code=EXIT_MACHINE,
         ) from cause
+
+
+def _is_new(db: sqlite3.Connection) -> bool:
+    tables: int = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return not tables
 
 
 def _row(columns: tuple[Any, ...]) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -10,12 +11,13 @@ import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime.control.chain import GENESIS, RecordHead
+from runtime.control.chain import GENESIS, RecordHead, row_hash, verify_rows
 from runtime.control.record import Identity, Result, build_record, ids_digest, new_execution_id
 from runtime.control.records import RecordStore
 from runtime.control.types import RunSpec
@@ -167,7 +169,23 @@ def test_an_edited_deleted_or_reordered_row_is_found(store: RecordStore, name: s
     tamper(store, *TAMPERINGS[name])
     faults = store.verify()[1]
     assert faults
-    assert all(fault.seq is not None for fault in faults)  # it names the row
+    assert faults[0].seq is not None  # it names the row
+
+
+def test_each_row_carries_the_hash_of_the_row_before(store: RecordStore) -> None:
+    """A row whose own hash is right, but which follows another row than the one before it."""
+    filled(store, 3)
+    first, second, third = store.rows()
+    digest = third.body_sha256
+    other = replace(third, previous=first.hash, hash=row_hash(3, first.hash, digest))
+    assert [fault.what for fault in verify_rows([first, second, other])[1]] == [
+        "does not carry the hash of the row before"
+    ]
+
+
+def test_a_rows_hash_covers_its_number_its_content_and_the_row_before() -> None:
+    text = "2\n" + "a" * 64 + "\n" + "b" * 64 + "\n"
+    assert row_hash(2, "a" * 64, "b" * 64) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_truncated_tail_is_found_against_a_head_saved_before(store: RecordStore) -> None:
@@ -176,9 +194,67 @@ def test_a_truncated_tail_is_found_against_a_head_saved_before(store: RecordStor
     filled(store, 1)
     assert store.verify(saved)[1] == []
     tamper(store, "DELETE FROM records WHERE seq >= 5")
-    assert store.verify()[1] == []  # the chain itself is whole: only the saved head tells
-    faults = store.verify(saved)[1]
-    assert "missing" in faults[0].what
+    assert [fault.what for fault in store.verify()[1]] == [
+        "rows 5 to 6 of the head beside the store (records.sqlite.head) are missing"
+    ]
+    store._anchor.path.write_bytes(b"")  # who can write to the store can write beside it
+    with RecordStore(store.path) as again:
+        assert again.verify()[1] == []  # the chain itself is whole: only the saved head tells
+        assert "missing" in again.verify(saved)[1][0].what
+
+
+@pytest.mark.parametrize("how", ["truncated", "removed", "emptied by SQL", "another chain"])
+def test_an_emptied_store_is_found_even_after_it_was_used_again(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "records.sqlite"
+    with RecordStore(path) as store:
+        filled(store, 3)
+        if how == "emptied by SQL":
+            tamper(store, "DELETE FROM records")
+    if how != "emptied by SQL":
+        for file in tmp_path.glob("records.sqlite*"):
+            if file.suffix != ".head":
+                file.unlink() if how == "removed" else file.write_bytes(b"")
+    with RecordStore(path) as store:
+        if how != "another chain":
+            assert "rows 1 to 3" in store.verify()[1][0].what
+        filled(store, 5)
+        assert [fault.seq for fault in store.verify()[1]] == [3]
+        assert "rewritten" in store.verify()[1][0].what
+
+
+def test_the_head_beside_a_store_follows_it_and_catches_up(store: RecordStore) -> None:
+    first = RecordHead(**store.head())
+    assert store._anchor.read() == first
+    filled(store, 2)
+    second = store._anchor.read()
+    assert second is not None
+    assert second.to_json() == store.head()
+    store._anchor.keep(first)  # as a crash between a row and its head leaves it
+    filled(store, 1)
+    store._anchor.keep(second)
+    filled(store, 2)
+    caught_up = store._anchor.read()
+    assert caught_up is not None
+    assert caught_up.to_json() == store.head()
+    assert store.verify()[1] == []
+    store._anchor.path.write_text("nonsense")
+    assert "holds no head" in store.verify()[1][0].what
+
+
+def test_a_locked_store_is_told_as_such_and_can_be_read(
+    store: RecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.control.records.LOCK_SECONDS", 0.05)
+    with sqlite3.connect(store.path, isolation_level=None) as other, RecordStore(store.path) as waiting:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(EngineError) as caught:
+            waiting.append(record())
+        assert caught.value.code == "records_unwritable"
+        assert "lock for 0.05 s" in str(caught.value.hint)
+        with RecordStore(store.path) as reading:  # who only reads does not wait
+            assert reading.list() == []
+        other.execute("ROLLBACK")
+        waiting.append(record())
 
 
 def test_a_rewritten_chain_is_found_against_a_head_saved_before(store: RecordStore, tmp_path: Path) -> None:
@@ -188,6 +264,7 @@ def test_a_rewritten_chain_is_found_against_a_head_saved_before(store: RecordSto
     for name in ids:
         forged.append(store.get(name) | {"text": "another"})  # type: ignore[operator]
     assert forged.verify()[1] == []
+    assert store.verify(saved)[1] == []
     assert "rewritten" in forged.verify(saved)[1][0].what
 
 
