@@ -15,7 +15,7 @@ from runtime.engine.loop import Completion
 from runtime.engine.tokenizer import Tokenizer
 from runtime.engine.types import TokenEvent
 from runtime.errors import EngineError
-from runtime.metrics.diagnostics import Diagnostics, compute_diagnostics
+from runtime.metrics.diagnostics import Diagnostics, compute_diagnostics, waiting_notes
 from runtime.metrics.official import OfficialMetrics, compute_metrics, metrics_envelope
 from runtime.metrics.reading import EnergyReading
 from runtime.version import ENGINE_VERSION
@@ -83,7 +83,9 @@ class Report:
         if m.op_time_ms:
             rows += [(f"op {name}", f"{ms:.1f}", "ms") for name, ms in m.op_time_ms.items() if ms > 0]
         rows.append(("logits_digest", (d.logits_digest or "-")[:16], ""))
-        return table(rows, stream=sys.stderr)
+        notes = d.extra.get("notes")
+        said = "".join(f"\nnote: {text}" for text in notes) if isinstance(notes, list) else ""
+        return table(rows, stream=sys.stderr) + said
 
 
 def _number(value: float | None) -> str:
@@ -95,7 +97,9 @@ def _number(value: float | None) -> str:
 def _traffic(d: Diagnostics) -> str:
     overhead = "" if d.runtime_overhead is None else f"overhead {d.runtime_overhead:.1%}"
     traffic = "" if d.gb_per_s is None else f"{d.gb_per_s:.1f} GB/s of weights and KV"
-    return ", ".join(part for part in (traffic, overhead) if part)
+    share = d.barrier_wait_share
+    waiting = f"threads waiting {share:.0%}" if share else ""
+    return ", ".join(part for part in (traffic, overhead, waiting) if part)
 
 
 def recorded(report: Report) -> Report:
@@ -147,10 +151,17 @@ def make_report(
         token_times_ns=sequence.token_ns,
         energy=energy,
         prompt_tokens=sequence.n_prompt,
+        waited=(completion.wait_ns, completion.forward_ns),
         forward_ns=completion.forward_ns if paced_seconds == 0 else None,
         bytes_per_token=bytes_per_token(bundle, sequence.n_prompt + len(sequence.token_ids) // 2),
         logits_digest=sequence.logits_digest if sequence.token_ids else None,
-        extra={"steps": completion.n_steps, "paced_ms": paced_seconds * 1000},
+        extra={
+            "steps": completion.n_steps,
+            "paced_ms": paced_seconds * 1000,
+            "notes": list(
+                waiting_notes((completion.wait_ns, completion.forward_ns), plan.execution.threads)
+            ),
+        },
     )
     return Report(bundle, plan, completion, metrics, diagnostics, logprobs=logprobs)
 

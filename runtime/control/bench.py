@@ -67,6 +67,7 @@ class Sample:
     ns: int
     forward_ns: int
     energy: EnergyReading
+    wait_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,8 @@ class Result:
             "read_bandwidth_gb_per_s": bandwidth / 1e9 if bandwidth else None,
             "gmac_per_s": self.work.macs / seconds / 1e9 if self.work else None,
             "overhead": max(0.0, 1 - sum(s.forward_ns for s in self.samples) / sum(ns)),
+            "barrier_wait_share": sum(s.wait_ns for s in self.samples)
+            / max(1, sum(s.forward_ns for s in self.samples)),
             "energy_source": self.samples[0].energy.source,
             "energy_reason": self.samples[0].energy.reason,
         }
@@ -177,11 +180,12 @@ def run_test(
     samples = []
     looks = [bandwidth()] if bandwidth else []
     for _ in range(repetitions):
-        mark, before = meter.start(), executable.forward_ns
+        mark, before, waited = meter.start(), executable.forward_ns, executable.wait_ns
         begin = time.monotonic_ns()
         run_steps(executable, ids, steps, sampling)
         ns = time.monotonic_ns() - begin
-        samples.append(Sample(ns, executable.forward_ns - before, meter.read(mark)))
+        inside, wait_ns = executable.forward_ns - before, executable.wait_ns - waited
+        samples.append(Sample(ns, inside, meter.read(mark), wait_ns))
         looks += [bandwidth()] if bandwidth else []
     work = total(work_by_op(executable.bundle.manifest, steps))
     around = tuple(max(pair) for pair in pairwise(looks))

@@ -37,6 +37,7 @@ class Execution:
     # Written by the executor while it runs.
     cancel_reason: StopReason | None = None
     forward_ns: int = 0
+    wait_ns: int = 0
     step_ns: int = 0
     steps: int = 0
     shared_steps: int = 0

@@ -81,6 +81,7 @@ class Lane:
             execution.steps += 1
             execution.step_ns += report.ended_ns - report.started_ns
             execution.forward_ns += forward
+            execution.wait_ns += report.wait_ns
             execution.shared_steps += len(step.parts) > 1
             if part.wanted:
                 execution.phase = Phase.DECODE

@@ -9,7 +9,7 @@ from runtime.control.execution import Execution
 from runtime.control.record import Identity, Result, build_record
 from runtime.control.types import Outcome
 from runtime.engine.types import StopReason
-from runtime.metrics.diagnostics import compute_diagnostics
+from runtime.metrics.diagnostics import compute_diagnostics, waiting_notes
 from runtime.metrics.official import compute_metrics
 from runtime.metrics.reading import EnergyReading
 
@@ -55,6 +55,7 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
         op_times_ns=execution.op_times_ns,
         memory_peak_bytes=execution_memory_bytes(execution),
     )
+    waited = (execution.wait_ns, execution.forward_ns)
     alone = execution.shared_steps == 0 and execution.paced_ns == 0
     mean_context = len(execution.spec.request.prompt_ids) + len(token_ids) // 2
     diagnostics = compute_diagnostics(
@@ -64,6 +65,7 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
         token_times_ns=token_ns,
         energy=energy,
         prompt_tokens=len(execution.spec.request.prompt_ids),
+        waited=waited,
         forward_ns=execution.forward_ns if alone and admitted_ns is not None else None,
         bytes_per_token=bundle.cost.step_bytes(mean_context) or None,
         queue_ms=((admitted_ns if admitted_ns is not None else finished_ns) - execution.created_ns) / 1e6,
@@ -74,7 +76,7 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
             "paced_ms": execution.paced_ns / 1e6,
             "other_plans_ms": execution.others_ns / 1e6,
             "process_memory_peak_mb": peak_memory_bytes() / 1e6,
-            "notes": list(execution.spec.notes),
+            "notes": [*execution.spec.notes, *waiting_notes(waited, bundle.plan.execution.threads)],
         },
     )
     return Outcome(

@@ -146,7 +146,7 @@ class Engine:
             if begin + count >= live.n_prompt:
                 self._want[n - 1] = 1
                 sampled.append(live)
-        before_ns = self.executable.forward_ns
+        before_ns, waited_ns = self.executable.forward_ns, self.executable.wait_ns
         failures: dict[int, EngineError] = {}  # by slot
         logits: Floats | None = None
         try:
@@ -159,6 +159,7 @@ class Engine:
         except EngineError as error:
             failures = {live.slot: error for live, _ in lives}
         forward_ns = self.executable.forward_ns - before_ns
+        wait_ns = self.executable.wait_ns - waited_ns
         for live, count in lives:
             live.n_processed += count
         events = [
@@ -181,6 +182,7 @@ class Engine:
             started_ns=started_ns,
             ended_ns=ended_ns,
             forward_ns=forward_ns,
+            wait_ns=wait_ns,
         )
 
     def _prepare(self, work: Sequence[tuple[SequenceLike, int]]) -> list[tuple[LiveSequence, int]]:
@@ -248,6 +250,7 @@ class Completion:
     finished_ns: int
     forward_ns: int  # inside the compiled code
     n_steps: int
+    wait_ns: int = 0  # of these, waiting for other threads
 
 
 def generate(
@@ -266,7 +269,7 @@ def generate(
     errors of the execution are in ``sequence.error``.
     """
     sequence = engine.admit(request)
-    forward_ns = n_steps = 0
+    forward_ns = wait_ns = n_steps = 0
     try:
         while sequence.phase is not Phase.FINISHED:
             if interrupt is not None and (reason := interrupt()) is not None:
@@ -278,6 +281,7 @@ def generate(
             prefill = sequence.phase is Phase.PREFILL
             report = engine.step([(sequence, count)])
             forward_ns += report.forward_ns
+            wait_ns += report.wait_ns
             n_steps += 1
             if prefill and on_prefill is not None:
                 on_prefill(sequence.n_processed, sequence.n_prompt)
@@ -287,7 +291,7 @@ def generate(
     finally:
         engine.release(sequence)
     finished_ns = sequence.finished_ns if sequence.finished_ns is not None else time.monotonic_ns()
-    return Completion(sequence, sequence.admitted_ns, finished_ns, forward_ns, n_steps)
+    return Completion(sequence, sequence.admitted_ns, finished_ns, forward_ns, n_steps, wait_ns)
 
 
 def _closing_event(sequence: LiveSequence, text: str) -> TokenEvent:

@@ -132,7 +132,8 @@ class StepReport:
     """What one step did.
 
     ``events`` in the order of the work; ``finished``: the sequences that ended
-    in this step (each still holds its slot until ``release``). ``forward_ns`` is
+    in this step (each still holds its slot until ``release``). ``wait_ns``: of
+    ``forward_ns``, those that the calling thread waited for others. ``forward_ns`` is
     the time inside the compiled code.
     """
 
@@ -143,6 +144,7 @@ class StepReport:
     started_ns: int
     ended_ns: int
     forward_ns: int
+    wait_ns: int = 0
 
 
 class EngineLike(Protocol):

@@ -24,7 +24,8 @@ class Diagnostics:
     ``tokens_per_joule`` is generated tokens over joules: what
     ``tokens_per_watt`` is dimensionally, over the same period.
     ``runtime_overhead`` is the share (0 … 1) of the active period spent outside
-    the compiled forward pass.
+    the compiled forward pass. ``barrier_wait_share`` is the share of the forward
+    passes that the calling thread waited for the engine's other threads.
     """
 
     prompt_tokens: int
@@ -36,6 +37,7 @@ class Diagnostics:
     energy_joules: float | None
     tokens_per_joule: float | None
     runtime_overhead: float | None
+    barrier_wait_share: float | None
     queue_ms: float | None
     logits_digest: str | None
     energy: Mapping[str, object]
@@ -62,6 +64,7 @@ def compute_diagnostics(
     energy: EnergyReading | None,
     prompt_tokens: int,
     forward_ns: int | None = None,
+    waited: tuple[int, int] | None = None,
     bytes_per_token: int | None = None,
     queue_ms: float | None = None,
     logits_digest: str | None = None,
@@ -73,7 +76,8 @@ def compute_diagnostics(
     prefill rate is ``prompt_tokens`` over the time to the first token and the
     decode rate the *other* tokens over the time from the first to the last.
     ``forward_ns`` is the time spent inside the compiled forward pass for this
-    execution; None in a batch, where a step serves several.
+    execution; None in a batch, where a step serves several. ``waited``: nanoseconds that
+    thread 0 waited for others, and those of the forward passes, over all of its steps.
     """
     unknown: dict[str, str] = {}
     reading = energy if energy is not None else EnergyReading.none("energy was not measured")
@@ -104,6 +108,9 @@ def compute_diagnostics(
             if forward_ns is None
             else unknown["tokens_per_sec"]
         )
+    share = waited[0] / waited[1] if waited is not None and waited[1] > 0 else None
+    if share is None:
+        unknown["barrier_wait_share"] = "no step was run"
     if queue_ms is None:
         unknown["queue_ms"] = "the execution did not go through a queue"
     if logits_digest is None:
@@ -131,11 +138,27 @@ def compute_diagnostics(
         energy_joules=joules,
         tokens_per_joule=metrics.tokens_total / joules if joules else None,
         runtime_overhead=overhead,
+        barrier_wait_share=share,
         queue_ms=queue_ms,
         logits_digest=logits_digest,
         energy=energy_json(reading),
         unknown=unknown,
         extra=extra or {},
+    )
+
+
+#: From this share of waiting on, more threads may well cost more than they bring.
+MOST_WAITING = 0.25
+
+
+def waiting_notes(waited: tuple[int, int], threads: int) -> tuple[str, ...]:
+    """A note where an execution's threads waited for each other for more than ``MOST_WAITING``."""
+    share = waited[0] / waited[1] if waited[1] > 0 else 0.0
+    if share <= MOST_WAITING or threads < 2:
+        return ()
+    return (
+        f"the {threads} threads waited for each other {share:.0%} of the time: something else uses "
+        "their CPUs, or two of these are one core; fewer threads may be faster",
     )
 
 
