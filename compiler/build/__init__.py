@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import cffi
 
-from compiler.build.toolchain import Toolchain, find_toolchain, run, write_sources
+from compiler.build.toolchain import Toolchain, find_toolchain, run, temporary_folder, write_sources
 from runtime.bundle import store
 from runtime.bundle.digests import digest_path
 from runtime.bundle.machine import Machine
@@ -84,8 +83,7 @@ def build_shared_object(
         raise ValueError("no C source to compile")
     settings = toolchain.flags((*BASE_FLAGS, *flags))
     try:
-        with TemporaryDirectory(prefix="engine-build-") as folder:
-            work = Path(folder).resolve()
+        with temporary_folder("engine-build-") as work:
             write_sources(sources, work)
             shown = [*settings, "-I.", "-o", "engine.so", *units, *LIBRARIES]
             run(toolchain, [f"-ffile-prefix-map={work}=.", *shown], work, " ".join(units))
@@ -100,8 +98,7 @@ def assembly(sources: Mapping[str, str], flags: Sequence[str], toolchain: Toolch
     """The assembly that the compiler makes of ``sources`` (as :func:`build_shared_object` does)."""
     toolchain = toolchain or find_toolchain()
     units = sorted(name for name in sources if name.endswith(".c"))
-    with TemporaryDirectory(prefix="engine-build-") as folder:
-        work = Path(folder).resolve()
+    with temporary_folder("engine-build-") as work:
         write_sources(sources, work)
         settings = [
             flag

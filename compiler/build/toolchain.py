@@ -12,14 +12,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from runtime.errors import EXIT_BUILD, EngineError
+from runtime.errors import EXIT_BUILD, EXIT_MACHINE, EngineError
 
 #: Seconds one run of the compiler may take.
 TIMEOUT = 900
@@ -30,6 +30,8 @@ STDERR_TAIL = 4000
 #: GCC would turn chains of integer additions into trees, which spill; others keep the chains.
 ONLY_OF: Mapping[str, tuple[str, ...]] = {"-fno-tree-reassoc": ("gcc",)}
 
+#: What compilers say (in the C locale) when their own temporary files find no room.
+_NO_ROOM = ("No space left on device", "Disk quota exceeded", "NoSpaceLeft")
 _PROBE = "int engine_probe(int x) { return x + 1; }\n"
 
 
@@ -85,6 +87,33 @@ def compiling_with(command: Sequence[str]) -> Iterator[None]:
             os.environ["CC"] = before
 
 
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A folder for as long as a compiler works in it. Raises ``no_temporary_files`` where there is no room."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix=prefix)
+    except OSError as cause:
+        raise _no_temporary_files(cause.strerror or str(cause)) from cause
+    with made as folder:
+        yield Path(folder).resolve()
+
+
+def _no_room(complaint: str) -> EngineError | None:
+    """``no_temporary_files``, where that is what a compiler complains of."""
+    said = next((phrase for phrase in _NO_ROOM if phrase in complaint), None)
+    return None if said is None else _no_temporary_files(f"the C compiler says: {said}")
+
+
+def _no_temporary_files(reason: str) -> EngineError:
+    return EngineError(
+        "no_temporary_files",
+        f"temporary files cannot be written ({reason})",
+        path=tempfile.tempdir or os.environ.get("TMPDIR", "/tmp"),
+        hint="free some space there, or set TMPDIR to a folder that has some",
+        exit_code=EXIT_MACHINE,
+    )
+
+
 @lru_cache(maxsize=4)
 def _find(named: str, _path: str) -> Toolchain:
     if named.strip():
@@ -128,7 +157,7 @@ def _try(command: tuple[str, ...]) -> Toolchain | Attempt:
         banner = subprocess.run(
             [*command, "--version"], capture_output=True, timeout=60, text=True, check=True
         )
-        with TemporaryDirectory(prefix="engine-probe-") as folder:
+        with temporary_folder("engine-probe-") as folder:
             probe = subprocess.run(
                 [*command, "-x", "c", "-shared", "-fPIC", "-o", "probe.so", "-"],
                 input=_PROBE,
@@ -141,6 +170,8 @@ def _try(command: tuple[str, ...]) -> Toolchain | Attempt:
     except (OSError, subprocess.SubprocessError) as cause:
         return Attempt(shown, f"does not run ({cause})")
     if probe.returncode != 0:
+        if (full := _no_room(probe.stderr)) is not None:
+            raise full
         return Attempt(shown, f"cannot build a shared object: {probe.stderr.strip()[-300:]}")
     name, version = _identify(command, banner.stdout)
     return Toolchain(command, name, version)
@@ -191,6 +222,8 @@ def run(toolchain: Toolchain, arguments: Sequence[str], folder: Path, what: str)
     except OSError as cause:
         raise _failed(toolchain, what, f"could not be started: {cause}") from cause
     if done.returncode != 0:
+        if (full := _no_room(done.stderr)) is not None:
+            raise full
         complaint = (done.stderr or done.stdout).strip()[-STDERR_TAIL:]
         how = (
             f"ended with {done.returncode}"
@@ -212,10 +245,16 @@ def _failed(toolchain: Toolchain, what: str, how: str) -> EngineError:
 
 
 def write_sources(sources: Mapping[str, str], folder: Path) -> None:
-    """Writes C sources under ``folder``; names are relative and stay inside it."""
+    """Writes C sources under ``folder``, a temporary one; names are relative and stay inside it.
+
+    Raises ``no_temporary_files``.
+    """
     for name, text in sources.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"not a name of a source: {name!r}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+        except OSError as cause:
+            raise _no_temporary_files(cause.strerror or str(cause)) from cause

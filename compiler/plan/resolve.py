@@ -27,12 +27,9 @@ from compiler.plan.rules import declared_faults, locate_imatrix, model_faults
 from compiler.plan.schema import plan_schema
 from runtime.bundle.files import MOST_IMATRIX, open_regular
 from runtime.bundle.machine import Machine
-from runtime.bundle.plan import Origin, ResolvedPlan, check_together
+from runtime.bundle.plan import DEFAULT_CONTEXT, Origin, ResolvedPlan, check_together
 from runtime.bundle.planfields import BY_PATH, plan_error
 from runtime.errors import EXIT_PLAN, EngineError
-
-#: Contexts longer than this must be asked for: their KV cache costs memory.
-DEFAULT_CONTEXT = 4096
 
 
 def resolve(plan: Plan, model: ModelDescription, machine: Machine) -> ResolvedPlan:
@@ -41,7 +38,7 @@ def resolve(plan: Plan, model: ModelDescription, machine: Machine) -> ResolvedPl
     values, origins = resolve_values(plan, model, machine, faults)
     # The same faults may show once more between resolved values; report each path once.
     known = {(fault.code, fault.path) for fault in faults}
-    late = check_together(values, machine.has_energy_meter)
+    late = check_together(values, machine.has_energy_meter, origins["execution.context"])
     faults += [fault for fault in late if (fault.code, fault.path) not in known]
     if faults:
         raise invalid_plan(plan.source, faults)

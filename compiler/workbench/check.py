@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from compiler import backends
+from compiler.build.toolchain import temporary_folder
 from compiler.formats import FORMATS
 from compiler.kernels import KV_TYPES
 from compiler.workbench.peak import PeakProbe
@@ -63,8 +62,8 @@ def bench_kernels(backend: str, threads: int, rounds: int, dram_bytes: int) -> l
 def _run(backend: str, arguments: list[str], *, failures: bool) -> list[dict[str, Any]]:
     chosen = backends.runnable(backend)
     sets = [backends.get("reference")] if backend == "reference" else [backends.get("reference"), chosen]
-    with TemporaryDirectory(prefix="engine-kernels-") as folder:
-        program = build_program(sets, Path(folder))
+    with temporary_folder("engine-kernels-") as folder:
+        program = build_program(sets, folder)
         done = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
     if done.returncode not in ((0, 1) if failures else (0,)):
         raise EngineError(

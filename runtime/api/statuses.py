@@ -43,7 +43,7 @@ _FAULT = """
     compiler_failed compiler_missing compiler_not_found download_damaged engine_argument
     engine_failed engine_failure engine_open_failed execution_failed file_error internal_error
     invalid_work kernel_crashed no_free_slot not_a_bundle not_permitted not_trusted not_writable
-    numeric_error plan_unreadable record_invalid records_damaged scheduler_integrity
+    no_temporary_files numeric_error plan_unreadable record_invalid records_damaged scheduler_integrity
     scheduler_policy_broken slot_leak threads_unavailable tokenizer_damaged tool_library
     records_unreadable weights_changed worker_failed
 """

@@ -29,6 +29,8 @@ ORIGINS: tuple[Origin, ...] = get_args(Origin)
 
 #: Seeds are drawn below this: every reader of JSON keeps such a number whole.
 MAX_DRAWN_SEED = 2**53
+#: Contexts longer than this must be asked for: their KV cache costs memory.
+DEFAULT_CONTEXT = 4096
 
 #: Fields that name things and decide nothing; they stay out of the digest.
 LABELS = frozenset({"name", "model"})
@@ -268,7 +270,7 @@ class ResolvedPlan:
                 values["sampling.seed"] = secrets.randbelow(MAX_DRAWN_SEED)
                 origins["sampling.seed"] = "drawn"
             changed = ResolvedPlan.from_values(values, origins)
-            faults = check_together(changed.values(), has_energy_meter)
+            faults = check_together(changed.values(), has_energy_meter, origins.get("execution.context"))
         if faults:
             raise _report(faults)
         return changed
@@ -286,10 +288,13 @@ def canonical_json(value: object) -> bytes:
     return text.encode()
 
 
-def check_together(values: Mapping[str, Any], has_energy_meter: bool | None) -> list[EngineError]:
+def check_together(
+    values: Mapping[str, Any], has_energy_meter: bool | None, context_origin: Origin | None = None
+) -> list[EngineError]:
     """Rules between the values of one plan; paths that are absent are not judged.
 
-    ``has_energy_meter`` is the machine's, or None where no machine is in question.
+    ``has_energy_meter`` is the machine's, or None where no machine is in question; ``context_origin``
+    says who decided ``execution.context``: what the model decides, the plan is not blamed for.
     """
     faults = []
     watts = values.get("limits.max_watts")
@@ -315,13 +320,15 @@ def check_together(values: Mapping[str, Any], has_energy_meter: bool | None) -> 
         )
     tokens, context = values.get("limits.max_tokens"), values.get("execution.context")
     if tokens is not None and context is not None and tokens > context:
+        models = context_origin == "model" and context < DEFAULT_CONTEXT
         faults.append(
             plan_error(
                 "conflicting_fields",
                 "limits.max_tokens",
-                f"{tokens} is more than the {context} tokens of execution.context",
+                f"{tokens} is more than the {context} tokens "
+                + ("that the model was trained for" if models else "of execution.context"),
                 allowed=f"1 to {context}",
-                hint="raise execution.context or lower limits.max_tokens",
+                hint=f"{'' if models else 'raise execution.context or '}lower limits.max_tokens",
             )
         )
     least = values.get("limits.min_tokens")

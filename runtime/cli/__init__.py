@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from runtime.cli.memory import check_address_space, out_of_memory
 from runtime.cli.output import print_error
 from runtime.errors import EXIT_INTERRUPTED, EXIT_USAGE, EngineError
 from runtime.version import ENGINE_VERSION
@@ -84,7 +85,11 @@ def build_app(command: str | None = None) -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits with one of the documented codes."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if "imatrix" not in arguments[:1]:
+        # Nothing else multiplies matrices in NumPy: its threads would only cost memory.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
+        check_address_space()
         code = build_app(arguments[0] if arguments else None)(
             arguments, prog_name="engine", standalone_mode=False
         )
@@ -102,6 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = EXIT_USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
+    except (MemoryError, RuntimeError, ImportError) as cause:
+        if (told := out_of_memory(cause)) is None:
+            raise
+        print_error(told, as_json="--json" in arguments)
+        code = told.exit_code
     except BrokenPipeError:
         # The reader of our output has left; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -158,9 +158,7 @@ def make_report(
         extra={
             "steps": completion.n_steps,
             "paced_ms": paced_seconds * 1000,
-            "notes": list(
-                waiting_notes((completion.wait_ns, completion.forward_ns), plan.execution.threads)
-            ),
+            "notes": list(waiting_notes((completion.wait_ns, completion.forward_ns), plan.execution.threads)),
         },
     )
     return Report(bundle, plan, completion, metrics, diagnostics, logprobs=logprobs)

@@ -166,7 +166,8 @@ def run_test(
             f"{test.name} needs {need} tokens of context",
             path="execution.context",
             allowed=f"at most {limits.context}",
-            hint="name shorter tests with -p, -n and -d, or raise execution.context in the plan",
+            hint="name shorter tests with -p, -n and -d, or raise execution.context in the plan, "
+            "if the model was trained for more",
             exit_code=EXIT_USAGE,
         )
     ids = np.random.default_rng(SEED).integers(0, limits.n_vocab, need, dtype=np.int32)

@@ -177,7 +177,8 @@ def make_spec(
                 f"do not fit the context of {context}",
                 path="limits.max_tokens",
                 allowed=f"1 to {room}",
-                hint="ask for fewer tokens, shorten the prompt, or compile a plan with a larger context",
+                hint="ask for fewer tokens, shorten the prompt, or compile a plan with a larger context, "
+                "if the model was trained for one",
                 exit_code=EXIT_RUN,
             )
         extra.append(f"limits.max_tokens is {room}: what the context leaves after the prompt")
@@ -221,6 +222,7 @@ def _too_long(tokens: str, context: int, path: str) -> EngineError:
         f"the {'prompt' if path == 'prompt' else path} has {tokens} tokens",
         path=path,
         allowed=f"at most {context} tokens",
-        hint="shorten it, or compile the plan with a larger execution.context",
+        hint="shorten it, or compile the plan with a larger execution.context, "
+        "if the model was trained for one",
         exit_code=EXIT_RUN,
     )

@@ -155,7 +155,8 @@ def measure_roofline(
             f"{need} tokens of context are needed",
             path="execution.context",
             allowed=f"at most {limits.context}",
-            hint="name fewer with -p and -d, or raise execution.context in the plan",
+            hint="name fewer with -p and -d, or raise execution.context in the plan, "
+            "if the model was trained for more",
             exit_code=EXIT_USAGE,
         )
     ids = np.random.default_rng(SEED).integers(0, limits.n_vocab, need, dtype=np.int32)

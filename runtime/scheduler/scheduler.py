@@ -149,7 +149,8 @@ class Scheduler:
                 f"do not fit the context of {self.context}",
                 path="limits.max_tokens",
                 allowed=f"prompt + max_tokens - 1 <= {self.context}",
-                hint="shorten the prompt, ask for fewer tokens, or compile the plan with a larger context",
+                hint="shorten the prompt, ask for fewer tokens, or compile the plan with a larger context, "
+                "if the model was trained for one",
                 exit_code=EXIT_RUN,
             )
         if len(self._queue) >= self.queue_limit:

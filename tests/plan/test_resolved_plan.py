@@ -44,6 +44,22 @@ def test_small_contexts_bound_the_default_tokens(minimal, machine, make_model, t
     assert plan.execution.context == plan.limits.max_tokens == 100
 
 
+def test_a_models_small_context_is_not_blamed_on_the_plan(
+    minimal, machine, make_model, tmp_path: Path
+) -> None:
+    tiny = make_model(tmp_path / "m.gguf", "a" * 64, context=100)
+    asks = {**minimal, "limits": {"max_tokens": 200}}
+    with pytest.raises(EngineError) as caught:
+        resolve(plan_from_mapping(asks, Path()), tiny, machine)
+    (fault,) = caught.value.causes
+    assert fault.message == "200 is more than the 100 tokens that the model was trained for"
+    assert fault.hint == "lower limits.max_tokens"
+    resolved = resolve(plan_from_mapping(minimal, Path()), tiny, machine)
+    with pytest.raises(EngineError) as caught:
+        resolved.with_overrides({"max_tokens": 200})
+    assert "trained for" in str(caught.value.causes or caught.value)
+
+
 def test_a_model_that_hides_its_context_needs_one_declared(minimal, machine, model) -> None:
     silent = replace(model, metadata={})
     with pytest.raises(EngineError) as caught:
