@@ -26,7 +26,7 @@ def declared_quantization(plan: Plan) -> Quantization:
 
 
 def explain_plan(plan: Plan, model: ModelDescription | None, machine: Machine) -> dict[str, Any]:
-    """``fields`` (value and origin by path), ``tensors``, ``notes`` and the ``digest``.
+    """``fields`` (value, origin, a ``reason`` where the machine decided), ``tensors``, ``notes``, ``digest``.
 
     Without a model, what the model decides is ``null`` with origin ``model``, and there
     is no digest. Raises ``invalid_plan`` with all faults, the tensors' included.
@@ -44,6 +44,7 @@ def explain_plan(plan: Plan, model: ModelDescription | None, machine: Machine) -
             }
             for path in BY_PATH
         }
+        _give_reasons(fields, machine)
         return {"digest": None, "fields": fields, "tensors": None, "notes": _notes(plan, None, machine)}
     faults = []
     tensors: tuple[TensorType, ...] = ()
@@ -57,14 +58,23 @@ def explain_plan(plan: Plan, model: ModelDescription | None, machine: Machine) -
         faults.append(error)
     if faults:
         raise invalid_plan(plan.source, faults)
+    body = resolved.to_json()
+    _give_reasons(body["fields"], machine)
     return {
-        **resolved.to_json(),
+        **body,
         "tensors": [
             {"name": item.name, "source_type": item.source_type, "type": item.type, "reason": item.reason}
             for item in tensors
         ],
         "notes": _notes(plan, model, machine),
     }
+
+
+def _give_reasons(fields: dict[str, Any], machine: Machine) -> None:
+    """Says beside the threads that were probed what bounds them."""
+    threads = fields["execution.threads"]
+    if threads["origin"] == "probe":
+        threads["reason"] = machine.threads_because
 
 
 def _notes(plan: Plan, model: ModelDescription | None, machine: Machine) -> list[str]:

@@ -6,7 +6,7 @@ not declared                  resolves to (origin)
 name                          the file's name (default)
 limits.max_tokens             512, or the context where that is smaller (default)
 execution.context             the model's context length, at most 4096 (model)
-execution.threads             physical cores that affinity and cgroup allow (probe)
+execution.threads             physical cores that affinity and cgroup allow (probe, with a reason)
 anything else                 the schema's default (default)
 ============================  =========================================================
 

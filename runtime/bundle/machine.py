@@ -24,7 +24,9 @@ class Machine:
                           physical core first, then their siblings; affinity applied.
     ``physical_cores``    distinct physical cores among ``cpus``.
     ``quota``             CPUs' worth of time the cgroup grants, or None where unlimited.
-    ``threads``           how many threads a plan gets by default.
+    ``threads``           how many threads a plan gets by default: one a physical core, as far as
+                          affinity and quota allow.
+    ``threads_because``   which of these decided that, in words.
     ``features``          CPU flags as ``/proc/cpuinfo`` spells them.
     ``memory_total``      bytes; the smaller of the machine's and the cgroup's limit.
     ``memory_available``  bytes that can still be taken without swapping.
@@ -36,6 +38,7 @@ class Machine:
     physical_cores: int
     quota: float | None
     threads: int
+    threads_because: str
     features: frozenset[str]
     memory_total: int
     memory_available: int
@@ -65,14 +68,15 @@ class Machine:
         model, features = _cpuinfo(proc)
         cpus, physical = _physical_first(allowed, sys)
         quota = _cpu_quota(proc, sys)
-        threads = physical if quota is None else min(physical, int(quota))
+        threads = max(1, physical if quota is None else min(physical, int(quota)))
         total, available = _memory(proc, sys)
         return cls(
             cpu_model=model,
             cpus=cpus,
             physical_cores=physical,
             quota=quota,
-            threads=max(1, threads),
+            threads=threads,
+            threads_because=_because(threads, physical, len(cpus), quota, _cores_of_the_host(sys)),
             features=features,
             memory_total=total,
             memory_available=available,
@@ -119,6 +123,25 @@ def _physical_first(allowed: list[int], sys: Path) -> tuple[tuple[int, ...], int
         ranked.append((seen.get(key, 0), cpu))
         seen[key] = seen.get(key, 0) + 1
     return tuple(cpu for _, cpu in sorted(ranked)), max(1, len(seen))
+
+
+def _cores_of_the_host(sys: Path) -> int:
+    """Physical cores that show a topology, whatever the process may use of them."""
+    folder = sys / "devices/system/cpu"
+    present = [int(path.parent.name[3:]) for path in folder.glob("cpu[0-9]*/topology")]
+    return _physical_first(sorted(present), sys)[1] if present else 0
+
+
+def _because(threads: int, cores: int, cpus: int, quota: float | None, host_cores: int) -> str:
+    """What bounds ``threads``: the cgroup's quota, the affinity mask or the cores there are."""
+    noun = f"physical core{'s' * (cores != 1)}"
+    if quota is not None and quota < cores:
+        return f"the cgroup grants {quota:g} CPUs of time, for {cores} {noun}"
+    if cores < host_cores:
+        return f"affinity allows {cores} of {host_cores} physical cores"
+    if cpus > cores:
+        return f"{cores} {noun}; of {cpus} CPUs the others share a core with one of these"
+    return f"{cores} {noun}, as far as the CPUs' topology shows"
 
 
 def _cgroup_folders(proc: Path, sys: Path, controller: str) -> Iterator[tuple[Path, bool]]:

@@ -105,7 +105,8 @@ def _print_explanation(body: dict[str, Any]) -> None:
     console.print(escape(f"{body['file']}  digest {body['digest'] or 'open: the model is not here'}"))
     fields = Table("field", "value", "origin", box=None, pad_edge=False)
     for path, entry in body["fields"].items():
-        fields.add_row(path, escape(_short(entry["value"])), entry["origin"])
+        origin = f"{entry['origin']}: {entry['reason']}" if "reason" in entry else entry["origin"]
+        fields.add_row(path, escape(_short(entry["value"])), escape(origin))
     console.print(fields)
     if body["tensors"] is not None:
         console.print()

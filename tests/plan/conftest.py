@@ -20,6 +20,7 @@ def machine() -> Machine:
         physical_cores=4,
         quota=None,
         threads=4,
+        threads_because="4 physical cores",
         features=frozenset({"avx2", "fma", "f16c"}),
         memory_total=8 << 30,
         memory_available=6 << 30,

@@ -69,6 +69,18 @@ def test_physical_cores_come_before_their_siblings(host: Host) -> None:
     assert host.probe({4, 7}).cpus == (4, 7)
 
 
+def test_what_decided_the_threads_is_said(host: Host) -> None:
+    for cpu in range(4):
+        host.core(cpu, cpu % 2)
+    assert host.probe({0, 1}).threads_because == "2 physical cores, as far as the CPUs' topology shows"
+    assert host.probe({0, 1, 2, 3}).threads_because.startswith("2 physical cores; of 4 CPUs the others share")
+    assert host.probe({1, 3}).threads_because == "affinity allows 1 of 2 physical cores"
+    host.write("proc/self/cgroup", "0::/a\n")
+    host.write("sys/fs/cgroup/a/cpu.max", "150000 100000")
+    assert host.probe({0, 1}).threads_because == "the cgroup grants 1.5 CPUs of time, for 2 physical cores"
+    assert host.probe({1}).threads_because == "affinity allows 1 of 2 physical cores"
+
+
 def test_the_affinity_of_the_process_counts() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"

@@ -63,7 +63,7 @@ def test_explain_shows_each_value_each_origin_and_each_tensor(engine, plan_file:
     assert result.exit_code == 0, result.output
     lines = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.strip()}
     assert lines["execution.context"][1:] == ["256", "model"]
-    assert lines["execution.threads"][1:] == ["4", "probe"]
+    assert lines["execution.threads"][1:] == ["4", "probe:", "4", "physical", "cores"]
     assert lines["output.weight"][1:3] == ["f32", "q6_k"]
     body = json.loads(engine("explain", "--json", plan_file).stdout)
     assert body["fields"]["backend"] == {"value": "reference", "origin": "plan"}
