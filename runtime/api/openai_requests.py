@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from runtime.api.constraints import constraint_of
 from runtime.api.runs import texts
 from runtime.api.service import Service
 from runtime.bundle.plan import ResolvedPlan
@@ -20,11 +21,15 @@ MAX_CHOICES = 128
 
 _SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "typical_p",
-    "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+    "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers",
+    "xtc_probability", "xtc_threshold", "seed",
 )  # fmt: skip
 
 #: How a plan's fields are called in these requests.
-_NAMES = {"limits.max_tokens": "max_tokens"} | {f"sampling.{name}": name for name in _SAMPLING}
+_NAMES = {f"limits.{name}": name for name in ("max_tokens", "min_tokens")} | {
+    f"sampling.{name}": name for name in _SAMPLING
+}
 
 
 def find_bundle(service: Service, model: str) -> ServedBundle:
@@ -126,7 +131,8 @@ class _Asked:
     def plan(self) -> tuple[ResolvedPlan, tuple[str, ...]]:
         """The plan with the request's wishes in it, and notes. A seed is drawn once."""
         sampling = {name: self.body[name] for name in _SAMPLING if self.body.get(name) is not None}
-        limits = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
+        limits = {"max_tokens": self.max_tokens, "min_tokens": self.body.get("min_tokens")}
+        limits = {name: value for name, value in limits.items() if value is not None}
         return self.service.override(self.bundle, limits=limits, sampling=sampling)
 
     def specs(
@@ -160,6 +166,7 @@ def _wishes(body: Mapping[str, Any], logprobs: int | None) -> Wishes:
         logit_bias={int(token): float(value) for token, value in (body.get("logit_bias") or {}).items()},
         logprobs=logprobs,
         ignore_eos=bool(body.get("ignore_eos")),
+        constraint=constraint_of(body),
     )
 
 

@@ -94,7 +94,7 @@ def chat(
     origin = chat_format(tokenizer).origin
     engine = Engine(Executable.open(bundle, decided.execution.threads, machine=machine), tokenizer)
     try:
-        wishes = Wishes(tuple(own.stop or ()), bias)
+        wishes = Wishes(tuple(own.stop or ()), bias, constraint=own.constraint())
         if not quiet:
             flags.note_unused(decided, sampling)
             template = "its own chat template" if origin == "model" else f"no chat template ({origin})"

@@ -22,6 +22,7 @@ from runtime.errors import EXIT_USAGE, EngineError
 
 if TYPE_CHECKING:
     from runtime.bundle.plan import ResolvedPlan
+    from runtime.engine.request import Constraint
 
 #: The backend of a plan that flags make.
 BACKEND = "cpu_avx2"
@@ -133,6 +134,13 @@ class Own:
         _own("Added to a token's logit (-inf forbids it); repeatable.", metavar="ID=BIAS"),
     ] = None
     stop: Annotated[list[str] | None, _own("A text that ends an answer; repeatable.")] = None
+    json_schema: Annotated[
+        Path | None, _own("The answer is JSON that this file's schema describes.", metavar="FILE")
+    ] = None
+    regex: Annotated[str | None, _own("The whole answer matches this expression.", metavar="TEXT")] = None
+    grammar: Annotated[
+        Path | None, _own("The answer follows this file's grammar (llguidance's Lark).", metavar="FILE")
+    ] = None
     threads: Annotated[int | None, _own("Threads that compute.", "--threads", "-t")] = None
 
     @property
@@ -156,6 +164,27 @@ class Own:
     def bias(self) -> dict[int, float]:
         """``--logit-bias`` by id; whether there is such a token is judged with the vocabulary."""
         return logit_bias_of_flags(self.logit_bias)
+
+
+    def constraint(self) -> Constraint | None:
+        """What the answer must look like; reads the files. Raises ``usage``, ``file_error``."""
+        from runtime.bundle.files import read_text
+        from runtime.engine.request import Constraint
+
+        asked = given(json_schema=self.json_schema, regex=self.regex, grammar=self.grammar)
+        if len(asked) > 1:
+            names = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
+            raise usage(f"{names} both say what the answer must look like; give one of them")
+        for kind, value in asked.items():
+            try:
+                text = value if isinstance(value, str) else read_text(value)
+            except (OSError, UnicodeDecodeError) as cause:
+                reason = getattr(cause, "strerror", None) or "it is not UTF-8"
+                raise EngineError(
+                    "file_error", f"cannot be read: {reason}", str(value), exit_code=EXIT_USAGE
+                ) from None
+            return Constraint(kind, text)  # type: ignore[arg-type]
+        return None
 
 
 #: Steps after the one in which a temperature of 0 takes the likeliest.

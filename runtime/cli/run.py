@@ -113,7 +113,7 @@ def run(
     bundle = named.bundle(quiet=quiet)
     if save_plan is not None:
         _save_plan(save_plan, named.declared())
-    wishes = Wishes(tuple(own.stop or ()), bias, logprobs, ignore_eos)
+    wishes = Wishes(tuple(own.stop or ()), bias, logprobs, ignore_eos, own.constraint())
     report = execute(bundle, say, wishes, limits, sampling, own.threads, not (as_json or no_stream), quiet)
     if as_json:
         print_json(report.to_json())

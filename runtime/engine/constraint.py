@@ -31,11 +31,9 @@ MAX_TEXT = 1 << 20
 #: Compiled grammars kept per vocabulary; the least recently used goes first.
 KEPT = 64
 
-#: White space between the parts of JSON. Bounded: a model at a loss must not fill pages with it.
-_WHITESPACE = r"[ \n\t]{1,20}"
-
-#: Any JSON object: what ``response_format: {type: json_object}`` asks for.
-ANY_OBJECT = '{"type": "object"}'
+#: White space between the parts of JSON: a blank or the beginning of an indented line. Bounded: a
+#: model at a loss must not fill pages with it.
+_WHITESPACE = r"[ \t]{1,4}|\n[ \t]{0,24}"
 
 
 class LiveConstraint:

@@ -155,7 +155,6 @@ def test_a_whole_number_may_be_written_with_a_point(live):
         ("service_tier", "flex"),
         ("metadata", {"a": "b"}),
         ("modalities", ["text", "audio"]),
-        ("response_format", {"type": "json_object"}),
         ("store", True),
         ("audio", {"format": "wav", "voice": "alloy"}),
     ],

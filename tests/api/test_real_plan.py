@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import jsonschema
 import pytest
 
 from runtime.api.service import Service, Settings
@@ -151,3 +154,86 @@ def test_a_short_request_behind_a_long_prefill_waits_for_steps_not_for_the_prefi
     steps = -(-long_reply["diagnostics"]["prompt_tokens"] // 256)
     one_step_ms = long_reply["diagnostics"]["ttft_ms"] / steps
     assert short["diagnostics"]["ttft_ms"] + short["diagnostics"]["queue_ms"] < 4 * one_step_ms + 100
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"enum": ["Ana", "Bo"]},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def test_answers_have_the_shape_that_is_asked_for(real):
+    """OpenAI's way, llama-server's, an expression; sampled and greedy, beside an unconstrained one."""
+    client = openai.OpenAI(base_url=f"{real().url}/v1", api_key="none", max_retries=0)
+    messages = [{"role": "user", "content": "Somebody?"}]
+    described = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCHEMA, "strict": True}}
+
+    def ask(**more):
+        reply = client.chat.completions.create(
+            model=PLAN, messages=messages, max_completion_tokens=400, **more
+        )
+        return reply.choices[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        free = pool.submit(ask, temperature=0.8, seed=4)
+        asked = [
+            pool.submit(ask, temperature=temperature, seed=3, response_format=described)
+            for temperature in (0, 1.5)
+        ]
+        date = pool.submit(ask, extra_body={"regex": r"20\d\d-[01]\d"})
+    for future in asked:
+        choice = future.result()
+        assert choice.finish_reason == "stop"
+        jsonschema.validate(json.loads(choice.message.content), SCHEMA)
+    assert re.fullmatch(r"20\d\d-[01]\d", date.result().message.content)
+    assert free.result().message.content == ask(temperature=0.8, seed=4).message.content
+    assert json.loads(ask(response_format={"type": "json_object", "schema": SCHEMA}).message.content)["name"]
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+            "json_schema.not",
+        ),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"regex": "(", "response_format": None}, "regex"),
+        ({"grammar": "start: x", "regex": "a"}, "grammar"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+    ],
+)
+def test_a_shape_that_cannot_be_kept_to_is_refused_by_path(real, more, param):
+    body = {"model": PLAN, "messages": [{"role": "user", "content": "x"}], **more}
+    reply = httpx.post(f"{real().url}/v1/chat/completions", json=body, timeout=30)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == param
+
+
+def test_an_execution_with_a_constraint_replays(engine):
+    ran = engine(
+        "run",
+        PLAN,
+        "-p",
+        "A colour:",
+        "-n",
+        20,
+        "--temperature",
+        1,
+        "--regex",
+        "(red|green)( (and|or) (red|green))*",
+        "--json",
+    )
+    assert re.fullmatch("(red|green)( (and|or) (red|green))*.*", ran.json["result"])
+    again = (
+        engine("replay", ran.json["execution_id"], "--json")
+        if "execution_id" in ran.json
+        else engine("replay", "last", "--json")
+    )
+    assert again.code == 0, again.err
+    assert again.json["identical"] is True
