@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
+from itertools import chain, count, groupby
 from types import MappingProxyType
 
 import jinja2
@@ -21,7 +21,7 @@ import numpy as np
 from compiler.backends import Backend
 from compiler.build import KERNELS
 from compiler.emit.layers import layer_shapes, roles, split_layers, states_of
-from compiler.emit.places import ROWS, Places, float_literal
+from compiler.emit.places import ROUTE_PARTS, ROWS, Places, c_name, float_literal
 from compiler.emit.projections import Projection, projection, split_refs
 from compiler.emit.timers import enumerator, op_label, op_labels
 from compiler.graph import Graph, Node
@@ -154,9 +154,14 @@ class _View:
             for node in nodes:
                 if spec(node).partition == "panels":
                     function = projection(request.graph, node)
-                    self.functions.setdefault(function, f"{function.op}_{len(self.functions)}")
+                    self.functions.setdefault(function, self._function_name(function))
         self.ops = [(enumerator(label), label) for label in op_labels(request.graph)]
         self.rotations = [w for w in request.graph.weights.values() if w.type == ROTATION]
+
+    def _function_name(self, function: Projection) -> str:
+        """The projection's label in C, numbered where several share one place in the model."""
+        name, taken = enumerator(function.label).lower().removeprefix("op_"), set(self.functions.values())
+        return next(n for n in chain([name], (f"{name}_{i}" for i in count(2))) if n not in taken)
 
     # -- sizes ----------------------------------------------------------------------
 
@@ -232,6 +237,17 @@ class _View:
 
         found = {role(ref.name): self.graph.weights[ref.name].offset or 0 for n in nodes for ref in n.weights}
         return [found.get(name, 0) for name in self.roles]
+
+    def values(self) -> Iterator[tuple[str, str, str]]:
+        """(C name, place, what it is) of every value in the arena that the emitted nodes name."""
+        emitted = [*self.before, *(node for shape in self.shapes for node in shape.nodes), *self.after]
+        found = {name for node in emitted for name in (node.output, *node.inputs)}
+        for name in sorted(found, key=lambda name: int(name.removeprefix("%"))):
+            node = self.places.made[name]
+            what = f"of {node.inputs[0]}" if spec(node).view else op_label(node)
+            stride = f", stride {node.stride}" if node.stride not in (None, node.type.columns) else ""
+            for c, place in self.places.names([name]):
+                yield c, place, f"{node.type}{stride}: {what}"
 
     def groups(self, nodes: list[Node] | tuple[Node, ...]) -> Iterator[Group]:
         """The phases of a run of nodes; slices compute nothing and are left out."""
@@ -313,5 +329,4 @@ class _View:
 
     def route_parts(self, node: Node) -> list[str]:
         """Pointers to the parts of a routing: experts, weights, token of a pair, pair of a token's rank."""
-        size = round_up(self.request.decisions.step_tokens * node.type.columns * 4, 64)
-        return [f"AT({(node.place or 0) + i * size:#x})" for i in range(4)]
+        return [f"{c_name(node.output)}{part}" for part in ROUTE_PARTS]

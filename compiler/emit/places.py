@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterable, Iterator
 
 from compiler.formats import PANEL_ROWS, panel_bytes
 from compiler.graph import LOGITS, Graph, Node, Ref
+from compiler.graph.ops import QUANTIZED
 from compiler.passes import Decisions
-from compiler.passes.memory import quantized_parts, used_experts
+from compiler.passes.layout import round_up
+from compiler.passes.memory import ALIGNMENT, quantized_parts, used_experts
 
 #: Rows symbol → (C variable of the thread's span, C expression of the count).
 ROWS = {"T": ("tokens", "e->n"), "W": ("wanted", "e->n_want"), "P": ("pairs", "e->n * USED_EXPERTS")}
+#: Parts of a routing: experts, weights, token of a pair, pair of a token's rank.
+ROUTE_PARTS = ("_EXPERTS", "_WEIGHTS", "_TOKENS", "_PAIRS")
 _ROLE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
+
+
+def c_name(value: str) -> str:
+    """An SSA name in C: ``%3`` → ``X3``."""
+    return f"X{value.removeprefix('%')}"
 
 
 def float_literal(value: float) -> str:
@@ -41,11 +51,32 @@ class Places:
         self.used = used_experts(graph)
 
     def value(self, name: str) -> str:
-        """Pointer to a value's first float."""
+        """Pointer to a value's first float: %3 is X3 (see :meth:`names`)."""
         node = self.made[name]
         if node.place is None:
             raise ValueError(f"{name} has no place")
-        return "e->logits" if node.place == LOGITS else f"AT({node.place:#x})"
+        return "e->logits" if node.place == LOGITS else c_name(name)
+
+    def names(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """C name and place of each value, or of each of its parts, that lies in the arena."""
+        for name in names:
+            node = self.made[name]
+            if node.place is None or node.place == LOGITS:
+                continue
+            parts = self._parts(node)
+            for suffix, at in parts:
+                yield f"{c_name(name)}{suffix}", f"AT({at:#x})"
+
+    def _parts(self, node: Node) -> list[tuple[str, int]]:
+        """Suffix and offset in the arena of what a value consists of."""
+        base = node.place or 0
+        if node.type.dtype in QUANTIZED:
+            codes, scales, _ = quantized_parts(node.type, self.rows_capacity(node))
+            return [("_CODES", base), ("_SCALES", base + codes), ("_SUMS", base + codes + scales)]
+        if node.type.dtype == "route":
+            size = round_up(self.decisions.step_tokens * node.type.columns * 4, ALIGNMENT)
+            return [(suffix, base + i * size) for i, suffix in enumerate(ROUTE_PARTS)]
+        return [("", base)]
 
     def row(self, name: str, index: str = "t") -> str:
         """Pointer to row ``index`` of a value."""
@@ -53,13 +84,8 @@ class Places:
 
     def quantized(self, node: Node) -> tuple[str, str, str]:
         """Pointers to the codes, scales and sums of a quantized value."""
-        codes, scales, _ = quantized_parts(node.type, self.rows_capacity(node))
-        base = node.place or 0
-        return (
-            f"(int8_t *)AT({base:#x})",
-            f"AT({base + codes:#x})",
-            f"(int16_t *)AT({base + codes + scales:#x})",
-        )
+        name = c_name(node.output)
+        return f"(int8_t *){name}_CODES", f"{name}_SCALES", f"(int16_t *){name}_SUMS"
 
     def rows_capacity(self, node: Node) -> int:
         return self.decisions.step_tokens * (self.used if node.type.rows == "P" else 1)

@@ -68,10 +68,45 @@ static inline uint64_t kernel_scratch(void)
     return (bytes + 63) / 64 * 64;
 }
 
+/* ---- values -----------------------------------------------------------------
+ * %n of graph.txt is Xn; layers that share their text share the names of the first. */
+
+#define X0           AT(0x10000)    /* f32[T,256]: embed */
+#define X1           AT(0x0)        /* f32[T,256]: rms_norm */
+#define X2_CODES     AT(0x18000)    /* q32[T,256]: quantize */
+#define X2_SCALES    AT(0x1a000)    /* q32[T,256]: quantize */
+#define X2_SUMS      AT(0x1a400)    /* q32[T,256]: quantize */
+#define X3           AT(0x0)        /* f32[T,512]: linear attn_q+attn_k+attn_v */
+#define X4           AT(0x0)        /* f32[T,256], stride 512: of %3 */
+#define X5           AT(0x400)      /* f32[T,128], stride 512: of %3 */
+#define X6           AT(0x600)      /* f32[T,128], stride 512: of %3 */
+#define X7           AT(0x0)        /* f32[T,256], stride 512: rope */
+#define X8           AT(0x400)      /* f32[T,128], stride 512: rope */
+#define X10          AT(0x18000)    /* f32[T,256]: attention */
+#define X11_CODES    AT(0x0)        /* q32[T,256]: quantize */
+#define X11_SCALES   AT(0x2000)     /* q32[T,256]: quantize */
+#define X11_SUMS     AT(0x2400)     /* q32[T,256]: quantize */
+#define X12          AT(0x10000)    /* f32[T,256]: linear attn_output */
+#define X13          AT(0x0)        /* f32[T,256]: rms_norm */
+#define X14_CODES    AT(0x18000)    /* q32[T,256]: quantize */
+#define X14_SCALES   AT(0x1a000)    /* q32[T,256]: quantize */
+#define X14_SUMS     AT(0x1a400)    /* q32[T,256]: quantize */
+#define X15          AT(0x0)        /* f32[T,512]: linear_glu ffn_gate+ffn_up */
+#define X16_CODES    AT(0x18000)    /* q32[T,512]: quantize */
+#define X16_SCALES   AT(0x1c000)    /* q32[T,512]: quantize */
+#define X16_SUMS     AT(0x1c800)    /* q32[T,512]: quantize */
+#define X17          AT(0x10000)    /* f32[T,256]: linear ffn_down */
+#define X34          AT(0x10000)    /* f32[T,256]: linear ffn_down */
+#define X35          AT(0x0)        /* f32[W,256]: select */
+#define X36          AT(0x0)        /* f32[W,256]: rms_norm */
+#define X37_CODES    AT(0x8000)     /* q32[W,256]: quantize */
+#define X37_SCALES   AT(0xa000)     /* q32[W,256]: quantize */
+#define X37_SUMS     AT(0xa400)     /* q32[W,256]: quantize */
+
 /* ---- projections ---------------------------------------------------------- */
 
 /* q8_0 [256 x 256], q8_0 [128 x 256], q8_0 [128 x 256] -> f32 [n x 512] */
-static void linear_0(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b,
+static void linear_attn_q_attn_k_attn_v(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b,
                      const float *residual, float *out)
 {
     float *sums = sums_of(e, thread);
@@ -84,7 +119,8 @@ static void linear_0(engine *e, int32_t thread, const activations *a, const uint
             for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
                 const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
                 panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, sums, scratch);
-                store_panel(sums, count, rows, NULL, NULL, 0, out + (int64_t)t * 512 + column, 512);
+                store_panel(sums, count, rows, NULL, NULL, 0,
+                            out + (int64_t)t * 512 + column, 512);
             }
         } else if (unit < 24) { /* q8_0 [128 x 256] */
             const int32_t panel = unit - 16;
@@ -92,7 +128,8 @@ static void linear_0(engine *e, int32_t thread, const activations *a, const uint
             for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
                 const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
                 panel_q8_0_k256(w[1] + (int64_t)panel * 4352, a, t, count, sums, scratch);
-                store_panel(sums, count, rows, NULL, NULL, 0, out + (int64_t)t * 512 + 256 + column, 512);
+                store_panel(sums, count, rows, NULL, NULL, 0,
+                            out + (int64_t)t * 512 + 256 + column, 512);
             }
         } else { /* q8_0 [128 x 256] */
             const int32_t panel = unit - 24;
@@ -100,20 +137,22 @@ static void linear_0(engine *e, int32_t thread, const activations *a, const uint
             for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
                 const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
                 panel_q8_0_k256(w[2] + (int64_t)panel * 4352, a, t, count, sums, scratch);
-                store_panel(sums, count, rows, NULL, NULL, 0, out + (int64_t)t * 512 + 384 + column, 512);
+                store_panel(sums, count, rows, NULL, NULL, 0,
+                            out + (int64_t)t * 512 + 384 + column, 512);
             }
         }
     }
 }
 
 /* q8_0 [256 x 256] -> f32 [n x 256], residual added */
-static void linear_1(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b,
+static void linear_attn_output(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b,
                      const float *residual, float *out)
 {
     float *sums = sums_of(e, thread);
     uint8_t *scratch = scratch_of(e, thread);
     (void)b, (void)residual;
-    for (int32_t panel; (panel = threadpool_next(e->pool, thread, 16)) >= 0;) {
+    for (int32_t unit; (unit = threadpool_next(e->pool, thread, 16)) >= 0;) {
+        const int32_t panel = unit;
         const int32_t column = panel * PANEL_ROWS, rows = smaller(256 - column, PANEL_ROWS);
         for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
             const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
@@ -125,7 +164,7 @@ static void linear_1(engine *e, int32_t thread, const activations *a, const uint
 }
 
 /* silu(q8_0 [512 x 256]) * (q8_0 [512 x 256]) -> f32 [n x 512] */
-static void linear_glu_2(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b, float *out)
+static void linear_glu_ffn_gate_ffn_up(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b, float *out)
 {
     float *gates = sums_of(e, thread), *ups = gates + TOKEN_TILE * PANEL_ROWS;
     uint8_t *scratch = scratch_of(e, thread);
@@ -150,13 +189,14 @@ static void linear_glu_2(engine *e, int32_t thread, const activations *a, const 
 }
 
 /* q8_0 [256 x 512] -> f32 [n x 256], residual added */
-static void linear_3(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b,
+static void linear_ffn_down(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b,
                      const float *residual, float *out)
 {
     float *sums = sums_of(e, thread);
     uint8_t *scratch = scratch_of(e, thread);
     (void)b, (void)residual;
-    for (int32_t panel; (panel = threadpool_next(e->pool, thread, 16)) >= 0;) {
+    for (int32_t unit; (unit = threadpool_next(e->pool, thread, 16)) >= 0;) {
+        const int32_t panel = unit;
         const int32_t column = panel * PANEL_ROWS, rows = smaller(256 - column, PANEL_ROWS);
         for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
             const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
@@ -168,18 +208,20 @@ static void linear_3(engine *e, int32_t thread, const activations *a, const uint
 }
 
 /* q8_0 [272 x 256] -> f32 [n x 272] */
-static void linear_4(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b,
+static void linear_token_embd(engine *e, int32_t thread, const activations *a, const uint8_t *const *w, const float *const *b,
                      const float *residual, float *out)
 {
     float *sums = sums_of(e, thread);
     uint8_t *scratch = scratch_of(e, thread);
     (void)b, (void)residual;
-    for (int32_t panel; (panel = threadpool_next(e->pool, thread, 17)) >= 0;) {
+    for (int32_t unit; (unit = threadpool_next(e->pool, thread, 17)) >= 0;) {
+        const int32_t panel = unit;
         const int32_t column = panel * PANEL_ROWS, rows = smaller(272 - column, PANEL_ROWS);
         for (int32_t t = 0; t < a->n_tokens; t += TOKEN_TILE) {
             const int32_t count = smaller(a->n_tokens - t, TOKEN_TILE);
             panel_q8_0_k256(w[0] + (int64_t)panel * 4352, a, t, count, sums, scratch);
-            store_panel(sums, count, rows, NULL, NULL, 0, out + (int64_t)t * 272 + column, 272);
+            store_panel(sums, count, rows, NULL, NULL, 0,
+                        out + (int64_t)t * 272 + column, 272);
         }
     }
 }
@@ -193,15 +235,15 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
     for (span tokens; next_rows(e, thread, e->n, &tokens);) {
         /* %1: f32[T,256] = rms_norm(%0; attn_norm.weight) */
         for (int32_t t = tokens.first; t < tokens.end; t++)
-            rms_norm(AT(0x10000) + (int64_t)t * 256, VECTOR(L->attn_norm), 256, 0x1.4f8b580000000p-17f,
-                     AT(0x0) + (int64_t)t * 256);
+            rms_norm(X0 + (int64_t)t * 256, VECTOR(L->attn_norm), 256, 0x1.4f8b580000000p-17f,
+                     X1 + (int64_t)t * 256);
         TIMED(OP_RMS_NORM);
-        CHECK(OP_RMS_NORM, L->number, AT(0x0), e->n, 256, 256);
+        CHECK(OP_RMS_NORM, L->number, X1, e->n, 256, 256);
 
         /* %2: q32[T,256] = quantize(%1) */
         for (int32_t t = tokens.first; t < tokens.end; t++)
-            quantize_row_32(AT(0x0) + (int64_t)t * 256, 256, t, e->n,
-                             (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400));
+            quantize_row_32(X1 + (int64_t)t * 256, 256, t, e->n,
+                             (int8_t *)X2_CODES, X2_SCALES, (int16_t *)X2_SUMS);
         TIMED(OP_QUANTIZE);
     }
 
@@ -209,12 +251,12 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
 
     /* %3: f32[T,512] = linear(%2; attn_q.weight, attn_k.weight, attn_v.weight) */
     {
-        const activations a = {e->n, NULL, (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400)};
+        const activations a = {e->n, NULL, (int8_t *)X2_CODES, X2_SCALES, (int16_t *)X2_SUMS};
         const uint8_t *const w[] = {MATRIX(L->attn_q), MATRIX(L->attn_k), MATRIX(L->attn_v)};
-        linear_0(e, thread, &a, w, NULL, NULL, AT(0x0));
+        linear_attn_q_attn_k_attn_v(e, thread, &a, w, NULL, NULL, X3);
     }
     TIMED(OP_LINEAR_ATTN_Q_ATTN_K_ATTN_V);
-    CHECK(OP_LINEAR_ATTN_Q_ATTN_K_ATTN_V, L->number, AT(0x0), e->n, 512, 512);
+    CHECK(OP_LINEAR_ATTN_Q_ATTN_K_ATTN_V, L->number, X3, e->n, 512, 512);
 
     barrier(e, thread);
 
@@ -222,25 +264,25 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
         /* %7: f32[T,256] = rope(%4; rope.0) */
         for (int32_t t = tokens.first; t < tokens.end; t++) {
             for (int32_t h = 0; h < 4; h++)
-                rope_row(AT(0x0) + (int64_t)t * 512 + h * 64, 2 * ROTARY_0_PAIRS,
+                rope_row(X7 + (int64_t)t * 512 + h * 64, 2 * ROTARY_0_PAIRS,
                          e->rotary + ROTARY_0_AT + (int64_t)e->position[t] * 2 * ROTARY_0_PAIRS, 0 /* norm */);
         }
         TIMED(OP_ROPE);
-        CHECK(OP_ROPE, L->number, AT(0x0), e->n, 256, 512);
+        CHECK(OP_ROPE, L->number, X7, e->n, 256, 512);
 
         /* %8: f32[T,128] = rope(%5; rope.0) */
         for (int32_t t = tokens.first; t < tokens.end; t++) {
             for (int32_t h = 0; h < 2; h++)
-                rope_row(AT(0x400) + (int64_t)t * 512 + h * 64, 2 * ROTARY_0_PAIRS,
+                rope_row(X8 + (int64_t)t * 512 + h * 64, 2 * ROTARY_0_PAIRS,
                          e->rotary + ROTARY_0_AT + (int64_t)e->position[t] * 2 * ROTARY_0_PAIRS, 0 /* norm */);
         }
         TIMED(OP_ROPE);
-        CHECK(OP_ROPE, L->number, AT(0x400), e->n, 128, 512);
+        CHECK(OP_ROPE, L->number, X8, e->n, 128, 512);
 
         /* %9: kv[T,1] = kv_store(%8, %6) */
         for (int32_t t = tokens.first; t < tokens.end; t++)
             kv_store_f16(&SHAPE_0, kv_of_shape_0(e, L, e->slot[t]), e->position[t],
-                         AT(0x400) + (int64_t)t * 512, AT(0x600) + (int64_t)t * 512);
+                         X8 + (int64_t)t * 512, X6 + (int64_t)t * 512);
         TIMED(OP_KV_STORE);
     }
 
@@ -251,19 +293,19 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
         const sequence q = e->tiles[unit % e->n_tiles];
         const int32_t head = unit / e->n_tiles;
         attention_f16(&SHAPE_0, kv_of_shape_0(e, L, q.slot), head, q.position, q.count,
-                      AT(0x0) + (int64_t)q.first * 512 + head * 128, 512,
-                      AT(0x18000) + (int64_t)q.first * 256 + head * 128, 256, scratch_of(e, thread));
+                      X7 + (int64_t)q.first * 512 + head * 128, 512,
+                      X10 + (int64_t)q.first * 256 + head * 128, 256, scratch_of(e, thread));
     }
     TIMED(OP_ATTENTION);
-    CHECK(OP_ATTENTION, L->number, AT(0x18000), e->n, 256, 256);
+    CHECK(OP_ATTENTION, L->number, X10, e->n, 256, 256);
 
     barrier(e, thread);
 
     for (span tokens; next_rows(e, thread, e->n, &tokens);) {
         /* %11: q32[T,256] = quantize(%10) */
         for (int32_t t = tokens.first; t < tokens.end; t++)
-            quantize_row_32(AT(0x18000) + (int64_t)t * 256, 256, t, e->n,
-                             (int8_t *)AT(0x0), AT(0x2000), (int16_t *)AT(0x2400));
+            quantize_row_32(X10 + (int64_t)t * 256, 256, t, e->n,
+                             (int8_t *)X11_CODES, X11_SCALES, (int16_t *)X11_SUMS);
         TIMED(OP_QUANTIZE);
     }
 
@@ -271,27 +313,27 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
 
     /* %12: f32[T,256] = linear(%11, %0; attn_output.weight) */
     {
-        const activations a = {e->n, NULL, (int8_t *)AT(0x0), AT(0x2000), (int16_t *)AT(0x2400)};
+        const activations a = {e->n, NULL, (int8_t *)X11_CODES, X11_SCALES, (int16_t *)X11_SUMS};
         const uint8_t *const w[] = {MATRIX(L->attn_output)};
-        linear_1(e, thread, &a, w, NULL, AT(0x10000), AT(0x10000));
+        linear_attn_output(e, thread, &a, w, NULL, X0, X12);
     }
     TIMED(OP_LINEAR_ATTN_OUTPUT);
-    CHECK(OP_LINEAR_ATTN_OUTPUT, L->number, AT(0x10000), e->n, 256, 256);
+    CHECK(OP_LINEAR_ATTN_OUTPUT, L->number, X12, e->n, 256, 256);
 
     barrier(e, thread);
 
     for (span tokens; next_rows(e, thread, e->n, &tokens);) {
         /* %13: f32[T,256] = rms_norm(%12; ffn_norm.weight) */
         for (int32_t t = tokens.first; t < tokens.end; t++)
-            rms_norm(AT(0x10000) + (int64_t)t * 256, VECTOR(L->ffn_norm), 256, 0x1.4f8b580000000p-17f,
-                     AT(0x0) + (int64_t)t * 256);
+            rms_norm(X12 + (int64_t)t * 256, VECTOR(L->ffn_norm), 256, 0x1.4f8b580000000p-17f,
+                     X13 + (int64_t)t * 256);
         TIMED(OP_RMS_NORM);
-        CHECK(OP_RMS_NORM, L->number, AT(0x0), e->n, 256, 256);
+        CHECK(OP_RMS_NORM, L->number, X13, e->n, 256, 256);
 
         /* %14: q32[T,256] = quantize(%13) */
         for (int32_t t = tokens.first; t < tokens.end; t++)
-            quantize_row_32(AT(0x0) + (int64_t)t * 256, 256, t, e->n,
-                             (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400));
+            quantize_row_32(X13 + (int64_t)t * 256, 256, t, e->n,
+                             (int8_t *)X14_CODES, X14_SCALES, (int16_t *)X14_SUMS);
         TIMED(OP_QUANTIZE);
     }
 
@@ -299,20 +341,20 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
 
     /* %15: f32[T,512] = linear_glu(%14; ffn_gate.weight, ffn_up.weight) */
     {
-        const activations a = {e->n, NULL, (int8_t *)AT(0x18000), AT(0x1a000), (int16_t *)AT(0x1a400)};
+        const activations a = {e->n, NULL, (int8_t *)X14_CODES, X14_SCALES, (int16_t *)X14_SUMS};
         const uint8_t *const w[] = {MATRIX(L->ffn_gate), MATRIX(L->ffn_up)};
-        linear_glu_2(e, thread, &a, w, NULL, AT(0x0));
+        linear_glu_ffn_gate_ffn_up(e, thread, &a, w, NULL, X15);
     }
     TIMED(OP_LINEAR_GLU_FFN_GATE_FFN_UP);
-    CHECK(OP_LINEAR_GLU_FFN_GATE_FFN_UP, L->number, AT(0x0), e->n, 512, 512);
+    CHECK(OP_LINEAR_GLU_FFN_GATE_FFN_UP, L->number, X15, e->n, 512, 512);
 
     barrier(e, thread);
 
     for (span tokens; next_rows(e, thread, e->n, &tokens);) {
         /* %16: q32[T,512] = quantize(%15) */
         for (int32_t t = tokens.first; t < tokens.end; t++)
-            quantize_row_32(AT(0x0) + (int64_t)t * 512, 512, t, e->n,
-                             (int8_t *)AT(0x18000), AT(0x1c000), (int16_t *)AT(0x1c800));
+            quantize_row_32(X15 + (int64_t)t * 512, 512, t, e->n,
+                             (int8_t *)X16_CODES, X16_SCALES, (int16_t *)X16_SUMS);
         TIMED(OP_QUANTIZE);
     }
 
@@ -320,12 +362,12 @@ static void layer_shape_0(engine *e, int32_t thread, const struct layer *L)
 
     /* %17: f32[T,256] = linear(%16, %12; ffn_down.weight) */
     {
-        const activations a = {e->n, NULL, (int8_t *)AT(0x18000), AT(0x1c000), (int16_t *)AT(0x1c800)};
+        const activations a = {e->n, NULL, (int8_t *)X16_CODES, X16_SCALES, (int16_t *)X16_SUMS};
         const uint8_t *const w[] = {MATRIX(L->ffn_down)};
-        linear_3(e, thread, &a, w, NULL, AT(0x10000), AT(0x10000));
+        linear_ffn_down(e, thread, &a, w, NULL, X12, X17);
     }
     TIMED(OP_LINEAR_FFN_DOWN);
-    CHECK(OP_LINEAR_FFN_DOWN, L->number, AT(0x10000), e->n, 256, 256);
+    CHECK(OP_LINEAR_FFN_DOWN, L->number, X17, e->n, 256, 256);
 }
 
 /* ---- the step --------------------------------------------------------------- */
@@ -341,9 +383,9 @@ static void forward(void *arg, int32_t thread)
     for (span tokens; next_rows(e, thread, e->n, &tokens);) {
         /* %0: f32[T,256] = embed(; token_embd.weight) */
         for (int32_t t = tokens.first; t < tokens.end; t++)
-            dequantize_row_q8_0(MATRIX(0x0), e->token[t], 256, AT(0x10000) + (int64_t)t * 256);
+            dequantize_row_q8_0(MATRIX(0x0), e->token[t], 256, X0 + (int64_t)t * 256);
         TIMED(OP_EMBED);
-        CHECK(OP_EMBED, -1, AT(0x10000), e->n, 256, 256);
+        CHECK(OP_EMBED, -1, X0, e->n, 256, 256);
     }
 
     for (const struct layer *L = LAYERS; L < LAYERS + N_LAYERS; L++) {
@@ -357,21 +399,21 @@ static void forward(void *arg, int32_t thread)
     for (span wanted; next_rows(e, thread, e->n_want, &wanted);) {
         /* %35: f32[W,256] = select(%34) */
         for (int32_t t = wanted.first; t < wanted.end; t++)
-            copy_row(AT(0x10000) + (int64_t)e->wanted[t] * 256, 256, AT(0x0) + (int64_t)t * 256);
+            copy_row(X34 + (int64_t)e->wanted[t] * 256, 256, X35 + (int64_t)t * 256);
         TIMED(OP_SELECT);
-        CHECK(OP_SELECT, -1, AT(0x0), e->n_want, 256, 256);
+        CHECK(OP_SELECT, -1, X35, e->n_want, 256, 256);
 
         /* %36: f32[W,256] = rms_norm(%35; output_norm.weight) */
         for (int32_t t = wanted.first; t < wanted.end; t++)
-            rms_norm(AT(0x0) + (int64_t)t * 256, VECTOR(0x145100), 256, 0x1.4f8b580000000p-17f,
-                     AT(0x0) + (int64_t)t * 256);
+            rms_norm(X35 + (int64_t)t * 256, VECTOR(0x145100), 256, 0x1.4f8b580000000p-17f,
+                     X36 + (int64_t)t * 256);
         TIMED(OP_RMS_NORM);
-        CHECK(OP_RMS_NORM, -1, AT(0x0), e->n_want, 256, 256);
+        CHECK(OP_RMS_NORM, -1, X36, e->n_want, 256, 256);
 
         /* %37: q32[W,256] = quantize(%36) */
         for (int32_t t = wanted.first; t < wanted.end; t++)
-            quantize_row_32(AT(0x0) + (int64_t)t * 256, 256, t, e->n_want,
-                             (int8_t *)AT(0x8000), AT(0xa000), (int16_t *)AT(0xa400));
+            quantize_row_32(X36 + (int64_t)t * 256, 256, t, e->n_want,
+                             (int8_t *)X37_CODES, X37_SCALES, (int16_t *)X37_SUMS);
         TIMED(OP_QUANTIZE);
     }
 
@@ -379,9 +421,9 @@ static void forward(void *arg, int32_t thread)
 
     /* %38: f32[W,272] = linear(%37; token_embd.weight) */
     {
-        const activations a = {e->n_want, NULL, (int8_t *)AT(0x8000), AT(0xa000), (int16_t *)AT(0xa400)};
+        const activations a = {e->n_want, NULL, (int8_t *)X37_CODES, X37_SCALES, (int16_t *)X37_SUMS};
         const uint8_t *const w[] = {MATRIX(0x0)};
-        linear_4(e, thread, &a, w, NULL, NULL, e->logits);
+        linear_token_embd(e, thread, &a, w, NULL, NULL, e->logits);
     }
     TIMED(OP_LINEAR_TOKEN_EMBD);
     CHECK(OP_LINEAR_TOKEN_EMBD, -1, e->logits, e->n_want, 272, 272);
