@@ -165,7 +165,6 @@ class Own:
         """``--logit-bias`` by id; whether there is such a token is judged with the vocabulary."""
         return logit_bias_of_flags(self.logit_bias)
 
-
     def constraint(self) -> Constraint | None:
         """What the answer must look like; reads the files. Raises ``usage``, ``file_error``."""
         from runtime.bundle.files import read_text

@@ -43,6 +43,11 @@ def test_keys_and_values_take_bytes_by_position_and_in_pages() -> None:
     assert parts == kv.slot_bytes
 
 
+def test_a_page_is_a_block_of_attention() -> None:
+    header = Path(__file__).resolve().parents[2] / "kernels_c" / "include" / "activations.h"
+    assert f"#define ATTENTION_BLOCK {PAGE}\n" in header.read_text("utf-8")
+
+
 def test_a_window_is_a_ring_that_a_step_fits_in() -> None:
     (ring,) = placed(kv_state(0, 1, 8, 8, 512)).values()
     assert ring.positions == 768  # 512 + 32, in whole pages

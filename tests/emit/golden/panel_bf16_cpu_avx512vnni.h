@@ -1,7 +1,0 @@
-/* bf16 panel of 16 rows, K = 512; see reference/panel_bf16.c.j2 for what it computes. */
-static void panel_bf16_k512(const uint8_t *panel, const activations *a, int32_t t0, int32_t nt,
-                       float *acc, uint8_t *scratch)
-{
-    (void)scratch;
-    bf16_panel(panel, 512, a, t0, nt, acc);
-}
