@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from runtime.bundle.machine import Machine
 from runtime.cli.output import megabytes, print_json, table
 from runtime.errors import EngineError
 from runtime.version import ENGINE_VERSION
@@ -21,9 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show CPU features, backends, the C compiler, energy sources, memory and caches."""
-    from runtime.bundle.machine import Machine
-
+    """Show CPU features, what threads bring, backends, the C compiler, energy sources, memory and caches."""
     machine = Machine.probe()
     body: dict[str, Any] = {
         "engine_version": ENGINE_VERSION,
@@ -33,8 +32,10 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
             "allowed_cpus": list(machine.cpus),
             "quota": machine.quota,
             "threads": machine.threads,
+            "threads_because": machine.threads_because,
             "features": sorted(machine.features),
         },
+        "threads": _threads(machine),
         "memory": {"total": machine.memory_total, "available": machine.memory_available},
         "backends": _backends(machine.features),
         "compiler": _compiler(),
@@ -46,6 +47,31 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         print_json(body)
         return
     print(table(_rows(body)))
+
+
+def _threads(machine: Machine) -> dict[str, Any]:
+    """The way between CPUs, steps by count of threads, and the counts that pay, beside what else runs now."""
+    from compiler.workbench.threads import measure_threads
+
+    try:
+        found = measure_threads(machine)
+    except EngineError as error:
+        return {"error": error.to_json()}
+    return {
+        "load_average": os.getloadavg()[0],
+        "round_trips": [
+            {"cpus": list(pair), "ns": None if ns is None else round(ns, 1)}
+            for pair, ns in found.round_trips_ns.items()
+        ],
+        "steps": [
+            {
+                "shape": shape,
+                "us_by_threads": {str(count): round(us, 1) for count, us in times.items()},
+                "advised_threads": found.advised(shape),
+            }
+            for shape, times in found.steps_us.items()
+        ],
+    }
 
 
 def _backends(features: frozenset[str]) -> list[dict[str, Any]]:
@@ -103,6 +129,33 @@ def _libraries() -> dict[str, str]:
     return found
 
 
+def _thread_rows(threads: dict[str, Any], default: int) -> list[tuple[str, str]]:
+    if "error" in threads:
+        return [("", f"not timed: {threads['error']['message']}")]
+    trips = ", ".join(
+        f"CPU {trip['cpus'][0]} to {trip['cpus'][1]} "
+        + ("not known: one of them is taken" if trip["ns"] is None else f"{trip['ns']:.0f} ns")
+        for trip in threads["round_trips"]
+    )
+    rows = [("round trip", trips)] if trips else []
+    for step in threads["steps"]:
+        times = ", ".join(f"{count}: {us:.0f} us" for count, us in step["us_by_threads"].items())
+        text = f"{step['shape']} model, by threads {times}; advisable now: {step['advised_threads']}"
+        rows.append(("step", text))
+    if any(step["advised_threads"] < default for step in threads["steps"]):
+        reason = "something else uses the CPUs now, or two of these are one core, or steps are too short"
+        rows.append(
+            ("", f"fewer threads than the default do as well: {reason} (load {threads['load_average']:.1f})")
+        )
+        rows.append(
+            (
+                "",
+                "fix: time `engine bench PLAN -p 32 -n 32 -t 1,2` and say execution.threads in the plan",
+            )
+        )
+    return rows
+
+
 _INTERESTING = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "sha_ni")
 
 
@@ -113,7 +166,9 @@ def _rows(body: dict[str, Any]) -> list[tuple[str, str]]:
     allowed = f"{cpu['physical_cores']} cores, {len(cpu['allowed_cpus'])} CPUs allowed{quota}"
     rows = [
         ("engine", body["engine_version"]),
-        ("cpu", f"{cpu['model']}; {allowed}; plans get {cpu['threads']} threads"),
+        ("cpu", f"{cpu['model']}; {allowed}"),
+        ("threads", f"{cpu['threads']} by default: {cpu['threads_because']}"),
+        *_thread_rows(body["threads"], cpu["threads"]),
         ("features", " ".join(has)),
         ("memory", f"{megabytes(memory['available'])} available of {megabytes(memory['total'])}"),
     ]
