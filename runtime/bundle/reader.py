@@ -25,6 +25,7 @@ from runtime.bundle.format import (
     sha256_hex,
 )
 from runtime.bundle.plan import ResolvedPlan
+from runtime.bundle.trust import check_ancestors
 from runtime.errors import EXIT_BUNDLE, EngineError
 
 _FOLDERS = ("", KERNELS_DIR)
@@ -92,6 +93,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
             exit_code=EXIT_BUNDLE,
         )
     try:
+        check_ancestors(path)
         store.check_trusted(path.stat(), path)
         fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as cause:
@@ -108,7 +110,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
 def open_bundle(path: Path, *, reread: bool = False) -> Bundle:
     """Checks the bundle at ``path`` and returns it.
 
-    In this order: owner and mode of the folder, the manifest's schema, owner, mode
+    In this order: owner and mode of the folder and of those above it, the manifest's schema, owner, mode
     and size of every file, that there are no others, the digest of every file.
     Large files that are provably unchanged since they were last digested are not
     read again (:mod:`runtime.bundle.digests` says why that is safe) unless

@@ -20,8 +20,10 @@ import cffi
 import numpy as np
 import numpy.typing as npt
 
+from runtime.bundle.format import SHARED_OBJECT
 from runtime.bundle.machine import Machine
 from runtime.bundle.reader import Bundle
+from runtime.bundle.sharedobject import load_shared_object
 from runtime.engine.tokensets import TokenSet
 from runtime.engine.types import EngineLimits, Sampling
 from runtime.engine.weights import Residence, hold_weights, weights_changed
@@ -129,7 +131,7 @@ class Executable:
         ffi = abi()
         where = str(bundle.shared_object)
         try:
-            lib: Any = ffi.dlopen(where, ffi.RTLD_NOW | ffi.RTLD_LOCAL)
+            lib = load_shared_object(ffi, bundle.read(SHARED_OBJECT), f"{bundle.path.name}/{SHARED_OBJECT}")
             raw = ffi.new("engine_limits *")
             lib.engine_describe(raw)
         except (OSError, AttributeError) as cause:

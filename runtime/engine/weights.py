@@ -28,6 +28,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from runtime.bundle import store
+from runtime.bundle.digests import verified_digest
 from runtime.bundle.format import CHUNK_BYTES, WEIGHTS
 from runtime.bundle.reader import Bundle
 from runtime.errors import EXIT_BUNDLE, EXIT_MACHINE, EngineError
@@ -42,12 +44,16 @@ _MADV_POPULATE_READ = 22
 
 
 def _open_weights(bundle: Bundle, size: int) -> int:
-    """The weights' file, open, of the size that the code was compiled for."""
+    """The weights' file, open: of the size that the code was compiled for, with the manifest's digest.
+
+    The digest is the one that opening the bundle has computed, unless the file is another since.
+    """
     try:
         fd = os.open(bundle.weights, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as cause:
         raise weights_changed(bundle.weights) from cause
-    if os.fstat(fd).st_size != size:
+    entry = bundle.manifest.files[WEIGHTS]
+    if os.fstat(fd).st_size != size or verified_digest(fd, store.verified_dir()) != entry.sha256:
         os.close(fd)
         raise weights_changed(bundle.weights)
     return fd
