@@ -12,6 +12,7 @@ from compiler.emit import EmitRequest, Emitted, emit
 from compiler.emit.cost import StaticCost, static_cost
 from compiler.graph import Graph
 from compiler.model.description import ModelDescription
+from compiler.model.notes import model_notes
 from compiler.model.reader import open_rows
 from compiler.passes import Decisions, run_passes
 from compiler.passes.memory import arena_bytes, unshared_bytes
@@ -32,6 +33,7 @@ class Lowered:
     tensors: tuple[PackedTensor, ...]
     cost: StaticCost
     memory: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
     def details(self) -> dict[str, Any]:
         """What the manifest tells readers of the model and its memory."""
@@ -47,6 +49,7 @@ class Lowered:
             },
             "memory": dict(self.memory),
             "unused_tensors": list(self.decoder.unused),
+            "notes": list(self.notes),
         }
 
 
@@ -83,4 +86,5 @@ def lower(plan: ResolvedPlan, model: ModelDescription) -> Lowered:
         "arena_unshared_bytes": unshared_bytes(decoder.graph, decisions),
     }
     cost = static_cost(graph)
-    return Lowered(backend, decoder, types, graph, emitted, packed_tensors(graph), cost, memory)
+    notes = model_notes(model.metadata)
+    return Lowered(backend, decoder, types, graph, emitted, packed_tensors(graph), cost, memory, notes)

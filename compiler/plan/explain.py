@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from compiler.model.description import ModelDescription
+from compiler.model.notes import model_notes
 from compiler.plan.declared import Plan
 from compiler.plan.resolve import invalid_plan, resolve, resolve_values
 from compiler.plan.rules import declared_faults
@@ -90,6 +91,8 @@ def _notes(plan: Plan, model: ModelDescription | None, machine: Machine) -> list
         notes.append(
             f"the model was trained for {trained} tokens of context; ask for more than 4096 to use it"
         )
-    if model is None:
+    if model is not None:
+        notes += model_notes(model.metadata)
+    else:
         notes.append(f"the model {plan.model!r} is not here, so what it decides is left open")
     return notes

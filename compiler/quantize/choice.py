@@ -9,7 +9,7 @@ from typing import Any
 from compiler.formats import FORMATS
 from compiler.model.description import Tensor
 from compiler.model.reader import peek_model
-from compiler.quantize.recipes import EXACT, FLOAT_TYPES, kept_reason, stand_in
+from compiler.quantize.recipes import EXACT, FLOAT_TYPES, check_decodable, kept_reason, stand_in
 
 #: What matrices of plain floats become.
 DEFAULT_RECIPE = "q4_k_m"
@@ -20,12 +20,14 @@ def suggested_quantization(path: Path) -> tuple[str | dict[str, Any], str | None
 
     Floats are quantized to :data:`DEFAULT_RECIPE`. A quantized file keeps its types (recipe ``source``);
     what has no kernel is converted, which the second value says. Reads the header alone; raises
-    ``model_unreadable``, ``model_part_missing``, ``bad_gguf``.
+    ``model_unreadable``, ``model_part_missing``, ``bad_gguf``, ``unsupported_source_type``.
     """
     return _suggested(peek_model(path)[1])
 
 
 def _suggested(tensors: Iterable[Tensor]) -> tuple[str | dict[str, Any], str | None]:
+    tensors = list(tensors)
+    check_decodable(tensors)
     matrices = [tensor for tensor in tensors if kept_reason(tensor) is None]
     kinds = {tensor.type for tensor in matrices}
     if kinds <= FLOAT_TYPES:

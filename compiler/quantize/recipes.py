@@ -31,7 +31,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -93,6 +93,7 @@ def assign_types(model: ModelDescription, quantization: Quantization) -> tuple[T
     errors = _check_names(quantization)
     if errors:
         raise _together(errors)
+    check_decodable(model.tensors.values())
     mix = _Mix(model, quantization.recipe)
     used = [False] * len(quantization.overrides)
     decided: list[TensorType] = []
@@ -150,17 +151,26 @@ def _check_names(quantization: Quantization) -> list[EngineError]:
     return errors
 
 
+def check_decodable(tensors: Iterable[Tensor]) -> None:
+    """Refuses types of which no value can be had, all in one ``unsupported_source_type``."""
+    lacking = [tensor for tensor in tensors if not decodable(tensor.type)]
+    if not lacking:
+        return
+    counts = Counter(tensor.type for tensor in lacking)
+    said = ", ".join(f"{count} as {kind}" for kind, count in counts.most_common())
+    more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    raise EngineError(
+        "unsupported_source_type",
+        f"tensors are stored in types that cannot be decoded: {said} ({lacking[0].name}{more})",
+        path=str(lacking[0].path),
+        hint="use a file with f32, f16, bf16 or ordinary quantized tensors",
+        exit_code=EXIT_PLAN,
+    )
+
+
 def _decide(
     tensor: Tensor, mix: _Mix, quantization: Quantization, used: list[bool]
 ) -> TensorType | _Refusal | EngineError:
-    if not decodable(tensor.type):
-        return EngineError(
-            "unsupported_source_type",
-            f"{tensor.name} is stored as {tensor.type}, which cannot be decoded",
-            path=str(tensor.path),
-            hint="use a file with f32, f16, bf16 or ordinary quantized tensors",
-            exit_code=EXIT_PLAN,
-        )
     k = tensor.shape[-1]
     kept = kept_reason(tensor)
     if kept is not None:

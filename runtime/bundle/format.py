@@ -166,6 +166,12 @@ def is_member_name(name: str) -> bool:
     return plain and len(parts) <= 2 and name != MANIFEST
 
 
+def bundle_notes(details: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a manifest's ``details`` say is worth knowing of the model's file."""
+    notes = details.get("notes")
+    return tuple(str(text) for text in notes) if isinstance(notes, list | tuple) else ()
+
+
 def parse_manifest(data: bytes, where: str) -> Manifest:
     """``manifest.json`` → :class:`Manifest`; ``where`` names the file in errors.
 

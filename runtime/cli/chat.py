@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runtime.bundle.format import bundle_notes
 from runtime.bundle.spelling import nearest
 from runtime.cli import flags
 from runtime.cli.conversation import Conversation, read_entry
@@ -82,6 +83,9 @@ def chat(
         conversation.set_system(system, keep=True)
     limits, sampling, bias = own.limits, own.sampling, own.bias()
     bundle = named.bundle(quiet=quiet)
+    if not (quiet or verbose):  # verbose shows them with each answer's metrics
+        for text in bundle_notes(bundle.manifest.details):
+            note(f"note: {text}")
     machine = Machine.probe()
 
     def plan(draw: bool = False) -> ResolvedPlan:  # for each answer: a seed may be drawn

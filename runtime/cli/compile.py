@@ -42,6 +42,7 @@ def compile_command(
         print_json({"folder": str(path), "emit_only": True}) if as_json else print(path)
         return
 
+    from runtime.bundle.format import bundle_notes
     from runtime.bundle.reader import open_bundle
     from runtime.cli.target import remember_compiled
 
@@ -59,5 +60,7 @@ def compile_command(
         return
     what = f"{manifest.backend}, {manifest.quantization}, {megabytes(size)}"
     built = f"{manifest.compiler.name} {manifest.compiler.version}"
+    for text in bundle_notes(manifest.details):
+        note(f"note: {text}")
     note(f"{manifest.name}: {what}, by {built}, {seconds:.1f} s")
     print(path)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from runtime.bundle.format import bundle_notes
 from runtime.bundle.plan import ResolvedPlan
 from runtime.bundle.reader import Bundle
 from runtime.cli.output import note, print_error, table
@@ -158,7 +159,10 @@ def make_report(
         extra={
             "steps": completion.n_steps,
             "paced_ms": paced_seconds * 1000,
-            "notes": list(waiting_notes((completion.wait_ns, completion.forward_ns), plan.execution.threads)),
+            "notes": [
+                *bundle_notes(bundle.manifest.details),
+                *waiting_notes((completion.wait_ns, completion.forward_ns), plan.execution.threads),
+            ],
         },
     )
     return Report(bundle, plan, completion, metrics, diagnostics, logprobs=logprobs)

@@ -169,6 +169,7 @@ def _named(plans: list[str], made: flags.Made) -> list[Named]:
 def _load(service: object, named: list[Named], bundles: list[Bundle], threads: int | None) -> None:
     """Loads the bundles in order, and takes proposals."""
     from runtime.api.service import Service
+    from runtime.bundle.format import bundle_notes
     from runtime.bundle.reader import open_bundle
     from runtime.control.loading import load_bundle
     from runtime.control.proposals import Proposals
@@ -184,6 +185,8 @@ def _load(service: object, named: list[Named], bundles: list[Bundle], threads: i
             f"serving {bundle.info.name}: {bundle.info.quantization} on {bundle.info.backend}, "
             f"{limits.slots} slots of {limits.context} tokens"
         )
+        for text in bundle_notes(bundle.info.details):
+            note(f"note: {text}")
     service.proposals = Proposals(
         plane,
         _models(plane, named),

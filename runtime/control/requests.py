@@ -11,6 +11,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
+from runtime.bundle.format import bundle_notes
 from runtime.bundle.plan import Origin, ResolvedPlan
 from runtime.bundle.planfields import RECIPES
 from runtime.bundle.spelling import did_you_mean
@@ -168,7 +169,7 @@ def make_spec(
     if wishes.constraint is not None:
         bundle.tokenizer.grammars.check(wishes.constraint)
     room = context - len(ids) + 1
-    extra = list(notes)
+    extra = [*bundle_notes(bundle.info.details), *notes]
     if plan.limits.max_tokens > room:
         if explicit_max_tokens:
             raise EngineError(

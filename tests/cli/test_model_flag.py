@@ -15,6 +15,7 @@ from compiler.model.reader import decodable
 from compiler.quantize.choice import suggested_quantization
 from compiler.quantize.recipes import assign_types
 from runtime.bundle.plan import Quantization
+from runtime.errors import EngineError
 from tests.command import Engine
 from tests.quantize.quantize_models import describe, layers
 from tests.tiny_models import write_llama, write_model
@@ -65,6 +66,34 @@ def test_what_is_said_knows_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = tuple(describe(layers(1, k=320, type="q5_k"), block_count=1).tensors.values())
     monkeypatch.setattr("compiler.quantize.choice.peek_model", lambda path: ("llama", tensors))
     assert "q5_k as q8_0" in (suggested_quantization(Path("model.gguf"))[1] or "")
+
+
+def test_a_type_that_cannot_be_decoded_is_refused_and_not_promised_a_conversion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tensors = tuple(describe(layers(2, k=512, type="q8_k"), block_count=2).tensors.values())
+    monkeypatch.setattr("compiler.quantize.choice.peek_model", lambda path: ("llama", tensors))
+    with pytest.raises(EngineError, match="16 as q8_k") as caught:
+        suggested_quantization(Path("model.gguf"))
+    assert caught.value.code == "unsupported_source_type"
+
+
+def test_a_file_that_names_no_splitting_rule_is_noted_everywhere(engine: Engine, tmp_path: Path) -> None:
+    """When it is explained, compiled and run, once each; and in the record."""
+    model = write_llama(tmp_path / "m.gguf", layers=1)
+    plan = tmp_path / "m.yaml"
+    plan.write_text("{version: 1, model: m.gguf, backend: reference, quantization: q8_0}")
+    rule = "tokenizer.ggml.pre"
+    assert rule not in engine("plan", "explain", plan)[2]
+    data = model.read_bytes()
+    assert data.count(rule.encode()) == 1
+    model.write_bytes(data.replace(rule.encode(), b"tokenizer.ggml.prx"))
+    assert engine("plan", "explain", plan)[2].count(rule) == 1
+    assert engine("compile", plan)[2].count(rule) == 1
+    words = ("run", plan, "-p", "the cat", "-n", 2)
+    assert engine(*words)[2].count(rule) == 1
+    notes = json.loads(engine(*words, "--json")[1])["diagnostics"]["notes"]
+    assert sum(rule in text for text in notes) == 1
 
 
 def test_a_quantized_file_runs_by_its_name_alone(

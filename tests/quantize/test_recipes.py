@@ -164,6 +164,8 @@ def test_a_type_that_cannot_be_decoded_is_refused():
     with pytest.raises(EngineError) as caught:
         types(describe(layers(1, type="q8_k")), "q8_0", requantize=True)
     assert caught.value.code == "unsupported_source_type"
+    assert "9 as q8_k" in caught.value.message  # one error, with a count
+    assert caught.value.causes == ()
 
 
 @pytest.mark.parametrize("family", ["llama-dense", "llama-moe", "qwen3-dense", "gemma2-dense"])
