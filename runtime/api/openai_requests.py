@@ -11,7 +11,7 @@ from runtime.api.constraints import constraint_of
 from runtime.api.runs import texts
 from runtime.api.service import Service
 from runtime.bundle.plan import ResolvedPlan
-from runtime.control.requests import make_spec
+from runtime.control.requests import Prompt, make_spec
 from runtime.control.types import ChatPromptLike, RunSpec, ServedBundle
 from runtime.engine.request import Wishes
 from runtime.errors import EngineError
@@ -147,11 +147,9 @@ class _Asked:
             spec = make_spec(
                 self.bundle,
                 plan.with_overrides(sampling={"seed": (seed + choice) % 2**63}) if choice else plan,
-                prompt=prompt,
-                prompt_ids=ids,
-                parse_special=kind == "completion",
+                Prompt(prompt, ids, parse_special=kind == "completion"),
+                self.wishes,
                 explicit_max_tokens=self.max_tokens is not None,
-                wishes=self.wishes,
                 kind=kind,
                 notes=notes,
             )

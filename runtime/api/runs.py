@@ -18,7 +18,7 @@ from runtime.api.follow import EventStream, Following, failure, outcomes_or_gone
 from runtime.api.service import Service, service_of
 from runtime.bundle.planfields import BY_PATH
 from runtime.control.execution import Execution
-from runtime.control.requests import make_spec, request_path
+from runtime.control.requests import Prompt, make_spec, request_path
 from runtime.control.types import EXECUTION_ID, BundleInfo, Outcome, RunSpec, TokenOut
 from runtime.engine.request import Wishes
 from runtime.errors import EngineError
@@ -65,9 +65,9 @@ def spec_of(service: Service, body: Mapping[str, Any]) -> RunSpec:
     return make_spec(
         bundle,
         plan,
-        prompt=body["prompt"],
+        Prompt(body["prompt"]),
+        Wishes(stop=texts(body.get("stop")), constraint=constraint_of(body)),
         explicit_max_tokens="max_tokens" in limits,
-        wishes=Wishes(stop=texts(body.get("stop")), constraint=constraint_of(body)),
         notes=notes,
     )
 

@@ -318,6 +318,12 @@ def check_together(
                 "`engine doctor` says what the meter lacks",
             )
         )
+    return faults + _token_faults(values, context_origin)
+
+
+def _token_faults(values: Mapping[str, Any], context_origin: Origin | None) -> list[EngineError]:
+    """Rules between the numbers of tokens of one plan."""
+    faults = []
     tokens, context = values.get("limits.max_tokens"), values.get("execution.context")
     if tokens is not None and context is not None and tokens > context:
         models = context_origin == "model" and context < DEFAULT_CONTEXT

@@ -96,6 +96,21 @@ def _own(help: str, *names: str, **more: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class Decided:
+    """What a run says instead of its plan."""
+
+    limits: Mapping[str, Any]
+    sampling: Mapping[str, Any]
+    threads: int | None = None
+
+    def over(self, plan: ResolvedPlan, has_energy_meter: bool) -> ResolvedPlan:
+        """The plan with it in place; raises ``invalid_plan``."""
+        return plan.with_overrides(
+            self.limits, self.sampling, self.threads, has_energy_meter=has_energy_meter
+        )
+
+
+@dataclass(frozen=True)
 class Own:
     """What one run says instead of its plan's ``limits`` and ``sampling``, in fields of their names; and
     what it asks for beside them."""
@@ -157,6 +172,11 @@ class Own:
                 raise usage(f"{seed[:40]!r} is no seed", path="--seed", allowed="a number, or random")
             sampling["seed"] = int(seed)
         return sampling
+
+    @property
+    def decided(self) -> Decided:
+        """All of it that is the plan's; errors as :attr:`sampling`."""
+        return Decided(self.limits, self.sampling, self.threads)
 
     def _of(self, group: str) -> dict[str, Any]:
         return given(**{name: v for name, v in vars(self).items() if f"{group}.{name}" in BY_PATH})

@@ -55,16 +55,9 @@ def imatrix(
     )
     tokens = int(windows.ids.size)
     if as_json:
+        body = {"file": str(out), "bytes": size, "windows": len(windows.ids), "tokens": tokens}
         unseen = {name: int((seen.counts == 0).sum()) for name, seen in sums.items()}
-        print_json(
-            {
-                "file": str(out),
-                "bytes": size,
-                "windows": len(windows.ids),
-                "tokens": tokens,
-                "tensors": list(sums),
-                "experts_never_chosen": {name: count for name, count in unseen.items() if count},
-            }
-        )
+        never = {name: count for name, count in unseen.items() if count}
+        print_json({**body, "tensors": list(sums), "experts_never_chosen": never})
     else:
         note(f"{out}: {megabytes(size)}, {len(sums)} tensors, {tokens} tokens of {text}")

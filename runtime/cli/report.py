@@ -16,7 +16,7 @@ from runtime.engine.loop import Completion
 from runtime.engine.tokenizer import Tokenizer
 from runtime.engine.types import TokenEvent
 from runtime.errors import EngineError
-from runtime.metrics.diagnostics import Diagnostics, compute_diagnostics, waiting_notes
+from runtime.metrics.diagnostics import Diagnostics, Facts, compute_diagnostics, waiting_notes
 from runtime.metrics.official import OfficialMetrics, compute_metrics, metrics_envelope
 from runtime.metrics.reading import EnergyReading
 from runtime.version import ENGINE_VERSION
@@ -147,23 +147,25 @@ def make_report(
     )
     diagnostics = compute_diagnostics(
         metrics,
-        started_ns=completion.started_ns,
-        finished_ns=completion.finished_ns,
-        token_times_ns=sequence.token_ns,
-        energy=energy,
-        prompt_tokens=sequence.n_prompt,
-        waited=(completion.wait_ns, completion.forward_ns),
-        forward_ns=completion.forward_ns if paced_seconds == 0 else None,
-        bytes_per_token=bytes_per_token(bundle, sequence.n_prompt + len(sequence.token_ids) // 2),
-        logits_digest=sequence.logits_digest if sequence.token_ids else None,
-        extra={
-            "steps": completion.n_steps,
-            "paced_ms": paced_seconds * 1000,
-            "notes": [
-                *bundle_notes(bundle.manifest.details),
-                *waiting_notes((completion.wait_ns, completion.forward_ns), plan.execution.threads),
-            ],
-        },
+        Facts(
+            started_ns=completion.started_ns,
+            finished_ns=completion.finished_ns,
+            token_times_ns=sequence.token_ns,
+            energy=energy,
+            prompt_tokens=sequence.n_prompt,
+            waited=(completion.wait_ns, completion.forward_ns),
+            forward_ns=completion.forward_ns if paced_seconds == 0 else None,
+            bytes_per_token=bytes_per_token(bundle, sequence.n_prompt + len(sequence.token_ids) // 2),
+            logits_digest=sequence.logits_digest if sequence.token_ids else None,
+            extra={
+                "steps": completion.n_steps,
+                "paced_ms": paced_seconds * 1000,
+                "notes": [
+                    *bundle_notes(bundle.manifest.details),
+                    *waiting_notes((completion.wait_ns, completion.forward_ns), plan.execution.threads),
+                ],
+            },
+        ),
     )
     return Report(bundle, plan, completion, metrics, diagnostics, logprobs=logprobs)
 

@@ -108,13 +108,13 @@ def run(
         raise flags.usage("--logprobs is shown with --json")
     if continue_final_message is not None and messages is None:
         raise flags.usage("--continue and --new-turn are about --messages")
-    limits, sampling, bias = own.limits, own.sampling, own.bias()
+    wishes = Wishes(tuple(own.stop or ()), own.bias(), logprobs, ignore_eos, own.constraint())
+    decided = own.decided  # faults of the command line come before anything is compiled
     say = prompt_source(prompt, prompt_file, messages, continue_final_message)
     bundle = named.bundle(quiet=quiet)
     if save_plan is not None:
         _save_plan(save_plan, named.declared())
-    wishes = Wishes(tuple(own.stop or ()), bias, logprobs, ignore_eos, own.constraint())
-    report = execute(bundle, say, wishes, limits, sampling, own.threads, not (as_json or no_stream), quiet)
+    report = execute(bundle, say, wishes, decided, stream=not (as_json or no_stream), quiet=quiet)
     if as_json:
         print_json(report.to_json())
     elif no_stream:
@@ -128,13 +128,12 @@ def execute(
     bundle: Bundle,
     say: PromptSource,
     wishes: Wishes,
-    limits: dict[str, Any],
-    sampling: dict[str, Any],
-    threads: int | None,
+    decided: flags.Decided,
+    *,
     stream: bool,
     quiet: bool,
 ) -> Report:
-    """One execution with the overrides applied: from a checked bundle to its report."""
+    """One execution with what the run says for itself: from a checked bundle to its report."""
     from dataclasses import replace
 
     from runtime.bundle.machine import Machine
@@ -144,9 +143,9 @@ def execute(
     from runtime.engine.tokenizer import Tokenizer
 
     machine = Machine.probe()
-    plan = bundle.plan.with_overrides(limits, sampling, threads, has_energy_meter=machine.has_energy_meter)
+    plan = decided.over(bundle.plan, machine.has_energy_meter)
     if not quiet:
-        flags.note_unused(plan, sampling)
+        flags.note_unused(plan, decided.sampling)
     tokenizer = Tokenizer.from_bundle(bundle)
     engine = Engine(Executable.open(bundle, plan.execution.threads, machine=machine), tokenizer)
     try:
@@ -165,15 +164,8 @@ def run_request(engine: Engine, plan: ResolvedPlan, request: Request, stream: bo
     from runtime.metrics.energy_probe import probe_meters
     from runtime.metrics.limits import EnergyGuard
 
-    chosen: list[TokenEvent] = []
-
-    def emit(event: TokenEvent) -> None:
-        if request.logprobs is not None and event.logprob is not None:
-            chosen.append(event)
-        if stream and event.text:
-            sys.stdout.write(event.text)
-            sys.stdout.flush()
-
+    chosen: list[TokenEvent] = []  # those that are shown with their probabilities
+    emit = _emitter(stream, chosen if request.logprobs is not None else None)
     meter = probe_meters()
     times_before = engine.executable.op_times()
     with interruptible() as interrupted, prefill_line(not quiet) as prefilled:
@@ -197,8 +189,7 @@ def run_request(engine: Engine, plan: ResolvedPlan, request: Request, stream: bo
         finally:
             meter.close()
     if stream:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        print(flush=True)
     times = {op: ns - times_before[op] for op, ns in engine.executable.op_times().items()}
     report = make_report(
         engine.executable.bundle,
@@ -210,6 +201,19 @@ def run_request(engine: Engine, plan: ResolvedPlan, request: Request, stream: bo
         logprobs=None if request.logprobs is None else logprobs_of(engine.tokenizer, chosen),
     )
     return recorded(report)
+
+
+def _emitter(stream: bool, chosen: list[TokenEvent] | None) -> Callable[[TokenEvent], None]:
+    """What is done with each token: shown as it comes, and kept in ``chosen``."""
+
+    def emit(event: TokenEvent) -> None:
+        if chosen is not None and event.logprob is not None:
+            chosen.append(event)
+        if stream and event.text:
+            sys.stdout.write(event.text)
+            sys.stdout.flush()
+
+    return emit
 
 
 def finish(report: Report, as_json: bool) -> None:

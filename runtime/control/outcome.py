@@ -9,7 +9,7 @@ from runtime.control.execution import Execution
 from runtime.control.record import Identity, Result, build_record
 from runtime.control.types import Outcome
 from runtime.engine.types import StopReason
-from runtime.metrics.diagnostics import compute_diagnostics, waiting_notes
+from runtime.metrics.diagnostics import Facts, compute_diagnostics, waiting_notes
 from runtime.metrics.official import compute_metrics
 from runtime.metrics.reading import EnergyReading
 
@@ -55,29 +55,14 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
         op_times_ns=execution.op_times_ns,
         memory_peak_bytes=execution_memory_bytes(execution),
     )
-    waited = (execution.wait_ns, execution.forward_ns)
-    alone = execution.shared_steps == 0 and execution.paced_ns == 0
-    mean_context = len(execution.spec.request.prompt_ids) + len(token_ids) // 2
-    diagnostics = compute_diagnostics(
-        metrics,
+    facts = Facts(
         started_ns=started_ns,
         finished_ns=finished_ns,
         token_times_ns=token_ns,
         energy=energy,
         prompt_tokens=len(execution.spec.request.prompt_ids),
-        waited=waited,
-        forward_ns=execution.forward_ns if alone and admitted_ns is not None else None,
-        bytes_per_token=bundle.cost.step_bytes(mean_context) or None,
-        queue_ms=((admitted_ns if admitted_ns is not None else finished_ns) - execution.created_ns) / 1e6,
         logits_digest=sequence.logits_digest if sequence is not None and token_ids else None,
-        extra={
-            "steps": execution.steps,
-            "shared_steps": execution.shared_steps,
-            "paced_ms": execution.paced_ns / 1e6,
-            "other_plans_ms": execution.others_ns / 1e6,
-            "process_memory_peak_mb": peak_memory_bytes() / 1e6,
-            "notes": [*execution.spec.notes, *waiting_notes(waited, bundle.plan.execution.threads)],
-        },
+        **_facts_of_steps(execution, len(token_ids)),
     )
     return Outcome(
         id=execution.id,
@@ -88,12 +73,36 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
         stop_reason=execution.stop_reason or StopReason.CANCELLED,
         error=execution.error,
         metrics=metrics.to_json(),
-        diagnostics=diagnostics.to_json(),
+        diagnostics=compute_diagnostics(metrics, facts).to_json(),
         decisions=execution.decisions,
-        logits_digest=sequence.logits_digest if sequence is not None and token_ids else None,
+        logits_digest=facts.logits_digest,
         token_ns=token_ns,
         started_ns=started_ns,
     )
+
+
+def _facts_of_steps(execution: Execution, generated: int) -> dict[str, Any]:
+    """What the executor counted while an execution ran, as fields of :class:`Facts`."""
+    admitted_ns = execution.admitted_ns
+    until_ns = admitted_ns if admitted_ns is not None else execution.finished_ns or execution.created_ns
+    alone = execution.shared_steps == 0 and execution.paced_ns == 0
+    waited = (execution.wait_ns, execution.forward_ns)
+    mean_context = len(execution.spec.request.prompt_ids) + generated // 2
+    notes = waiting_notes(waited, execution.info.plan.execution.threads)
+    return {
+        "waited": waited,
+        "forward_ns": execution.forward_ns if alone and admitted_ns is not None else None,
+        "bytes_per_token": execution.info.cost.step_bytes(mean_context) or None,
+        "queue_ms": (until_ns - execution.created_ns) / 1e6,
+        "extra": {
+            "steps": execution.steps,
+            "shared_steps": execution.shared_steps,
+            "paced_ms": execution.paced_ns / 1e6,
+            "other_plans_ms": execution.others_ns / 1e6,
+            "process_memory_peak_mb": peak_memory_bytes() / 1e6,
+            "notes": [*execution.spec.notes, *notes],
+        },
+    }
 
 
 def record_of(execution: Execution, outcome: Outcome) -> dict[str, Any]:

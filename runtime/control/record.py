@@ -250,8 +250,6 @@ def record_completion(
     diagnostics: Mapping[str, Any],
     *,
     prompt: str | None = None,
-    execution_id: str | None = None,
-    created_unix_ns: int | None = None,
 ) -> dict[str, Any]:
     """The record of an execution that ran alone, without a scheduler.
 
@@ -259,8 +257,8 @@ def record_completion(
     """
     sequence = completion.sequence
     identity = Identity(
-        execution_id=execution_id or new_execution_id(),
-        created_unix_ns=time.time_ns() if created_unix_ns is None else created_unix_ns,
+        execution_id=new_execution_id(),
+        created_unix_ns=time.time_ns(),
         **bundle_identity(bundle.manifest, bundle.digest),
     )
     spec = RunSpec(plan.name, sequence.request, plan, prompt)

@@ -14,6 +14,7 @@ from runtime.control.record import describe_hardware, ids_digest
 from runtime.engine.loop import Engine
 from runtime.engine.request import Limits, Request, wishes_of_record
 from runtime.engine.sampling import sampling_of
+from runtime.engine.sequence import LiveSequence
 from runtime.engine.types import Phase, StopReason
 from runtime.errors import EXIT_BUNDLE, EXIT_RUN, EXIT_USAGE, EngineError
 from runtime.version import ENGINE_VERSION
@@ -109,38 +110,45 @@ def replay(record: Mapping[str, Any], engine: Engine, prompt: str | None = None)
         limits=Limits(max_tokens=count, min_tokens=min(record["limits"].get("min_tokens", 0), count)),
         **vars(wishes),
     )
-    first: tuple[int, str] | None = None
     sequence = engine.admit(request)
     try:
-        while sequence.phase is not Phase.FINISHED and first is None:
-            report = engine.step(
-                [(sequence, min(sequence.remaining_prefill or 1, engine.limits.step_tokens))]
-            )
-            for event in report.events:
-                i = event.index
-                if i < len(digests) and sequence.token_digests[i] != digests[i]:
-                    first = (i, "logits")
-                elif ids is not None and event.token != ids[i]:
-                    first = (i, "token")
-        engine.finish(sequence, StopReason.CANCELLED)
-        if sequence.error is not None:
-            raise sequence.error
-        recorded = record.get("logits_digest")
-        if first is None and recorded is not None and sequence.logits_digest != recorded:
-            first = (count - 1, "logits")  # without digests of tokens all that is known is the end
-        if first is None and ids is None and ids_digest(sequence.token_ids) != record["token_ids_sha256"]:
-            first = (count - 1, "token")
+        first = _first_difference(record, engine, sequence, count)
         return Replay(
             execution_id=str(record["execution_id"]),
             tokens=len(sequence.token_ids),
             first_difference=None if first is None else first[0],
             what=None if first is None else first[1],
-            recorded_digest=recorded,
+            recorded_digest=record.get("logits_digest"),
             replayed_digest=sequence.logits_digest,
             notes=tuple(_notes(record, engine)),
         )
     finally:
         engine.release(sequence)
+
+
+def _first_difference(
+    record: Mapping[str, Any], engine: Engine, sequence: LiveSequence, count: int
+) -> tuple[int, str] | None:
+    """Runs the sequence to its end, or to the first token that differs from the record's, and in what."""
+    digests, ids = record.get("token_digests") or [], record.get("token_ids")
+    first: tuple[int, str] | None = None
+    while sequence.phase is not Phase.FINISHED and first is None:
+        chunk = min(sequence.remaining_prefill or 1, engine.limits.step_tokens)
+        for event in engine.step([(sequence, chunk)]).events:
+            i = event.index
+            if i < len(digests) and sequence.token_digests[i] != digests[i]:
+                first = (i, "logits")
+            elif ids is not None and event.token != ids[i]:
+                first = (i, "token")
+    engine.finish(sequence, StopReason.CANCELLED)
+    if sequence.error is not None:
+        raise sequence.error
+    recorded = record.get("logits_digest")
+    if first is None and recorded is not None and sequence.logits_digest != recorded:
+        first = (count - 1, "logits")  # without digests of tokens all that is known is the end
+    if first is None and ids is None and ids_digest(sequence.token_ids) != record["token_ids_sha256"]:
+        first = (count - 1, "token")
+    return first
 
 
 def _prompt_ids(record: Mapping[str, Any], engine: Engine, prompt: str | None) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ and the scheduler policy; whatever needs other code or memory is another plan.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -61,6 +62,17 @@ def match_bundle(
             hint="name one of these plans, or give execution.backend and execution.quantization",
             exit_code=EXIT_RUN,
         )
+    raise _not_served(infos, named, model, backend, quantization)
+
+
+def _not_served(
+    infos: Sequence[BundleInfo],
+    named: Sequence[BundleInfo],
+    model: str,
+    backend: str | None,
+    quantization: str | None,
+) -> EngineError:
+    """``plan_not_compiled``, at the word of the request for which nothing is served."""
     if not named:
         path, what = "model", f"no compiled plan for the model {model!r} is served"
         known = [label for info in infos for label in info.labels]
@@ -70,7 +82,7 @@ def match_bundle(
         how = f"{quantization or 'any quantization'} on {backend or 'any backend'}"
         what = f"no compiled plan for {model!r} with {how} is served"
         known = [f"{info.name} ({info.quantization}, {info.backend})" for info in named]
-    raise EngineError(
+    return EngineError(
         "plan_not_compiled",
         what,
         path=path,
@@ -133,41 +145,53 @@ def overridden(
     return changed, tuple(notes)
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What is to be answered or continued: a text to tokenize, or ids (then ``text`` is what they
+    stand for, where that is known). ``parse_special``: control tokens in the text are tokens."""
+
+    text: str | None
+    ids: Sequence[int] | None = None
+    parse_special: bool = False
+
+    def tokenized(self, bundle: ServedBundle) -> tuple[int, ...]:
+        """The ids; raises ``prompt_empty``, ``prompt_too_long``, ``token_out_of_range``, ``text_invalid``."""
+        context, ids = bundle.engine.limits.context, self.ids
+        if ids is None:
+            assert self.text is not None
+            check_text(self.text, context)
+            ids = bundle.tokenizer.encode(self.text, True, self.parse_special)
+            # A prompt made by hand may hold the beginning-of-sequence token that the tokenizer adds.
+            bos = bundle.tokenizer.bos_id
+            if bos is not None and list(ids[:2]) == [bos, bos]:
+                ids = ids[1:]
+        if not ids:
+            raise EngineError("prompt_empty", "the prompt has no tokens", path="prompt", exit_code=EXIT_RUN)
+        check_ids(ids, n_vocab=bundle.tokenizer.n_vocab, context=context)
+        return tuple(ids)
+
+
 def make_spec(
     bundle: ServedBundle,
     plan: ResolvedPlan,
+    prompt: Prompt,
+    wishes: Wishes,
     *,
-    prompt: str | None,
-    prompt_ids: Sequence[int] | None = None,
-    parse_special: bool = False,
     explicit_max_tokens: bool,
-    wishes: Wishes | None = None,
     kind: str = "run",
     notes: Sequence[str] = (),
 ) -> RunSpec:
-    """The execution to run. Tokenizes ``prompt`` (which may take a while: not on the event loop).
+    """The execution to run. Tokenizes the prompt (which may take a while: not on the event loop).
 
     A ``max_tokens`` that nobody asked for is cut to what the context leaves, and a note
-    says so; one that was asked for must fit. Raises ``prompt_empty``, ``prompt_too_long``,
-    ``token_out_of_range``, ``text_invalid``, ``context_exceeded``, ``constraint_unsupported``.
+    says so; one that was asked for must fit. Raises as :meth:`Prompt.tokenized`, and
+    ``context_exceeded``, ``token_out_of_range`` of a bias, ``constraint_unsupported``.
     """
-    n_vocab, context = bundle.tokenizer.n_vocab, bundle.engine.limits.context
-    if prompt_ids is None:
-        assert prompt is not None
-        check_text(prompt, context)
-        prompt_ids = bundle.tokenizer.encode(prompt, True, parse_special)
-        # A prompt made by hand may hold the beginning-of-sequence token that the tokenizer adds.
-        bos = bundle.tokenizer.bos_id
-        if bos is not None and list(prompt_ids[:2]) == [bos, bos]:
-            prompt_ids = prompt_ids[1:]
-    ids = tuple(prompt_ids)
-    if not ids:
-        raise EngineError("prompt_empty", "the prompt has no tokens", path="prompt", exit_code=EXIT_RUN)
-    check_ids(ids, n_vocab=n_vocab, context=context)
-    wishes = wishes or Wishes()
-    logit_bias_of(wishes.logit_bias, n_vocab)
+    ids = prompt.tokenized(bundle)
+    logit_bias_of(wishes.logit_bias, bundle.tokenizer.n_vocab)
     if wishes.constraint is not None:
         bundle.tokenizer.grammars.check(wishes.constraint)
+    context = bundle.engine.limits.context
     room = context - len(ids) + 1
     extra = [*bundle_notes(bundle.info.details), *notes]
     if plan.limits.max_tokens > room:
@@ -184,14 +208,8 @@ def make_spec(
             )
         extra.append(f"limits.max_tokens is {room}: what the context leaves after the prompt")
         plan = plan.with_overrides({"max_tokens": room})
-    return RunSpec(
-        bundle=bundle.info.name,
-        request=Request.of_plan(plan, ids, wishes),
-        plan=plan,
-        prompt=prompt,
-        kind=kind,
-        notes=tuple(extra),
-    )
+    request = Request.of_plan(plan, ids, wishes)
+    return RunSpec(bundle.info.name, request, plan, prompt.text, kind, tuple(extra))
 
 
 def request_path(path: str | None) -> str | None:

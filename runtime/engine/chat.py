@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from runtime.engine.marks import render_guarded, unused_symbol
-from runtime.engine.template import MAX_CHARS, RENDER_SECONDS, RENDERER
+from runtime.engine.template import RENDERER
 from runtime.engine.tokenizer import Tokenizer
 from runtime.errors import EXIT_USAGE, EngineError
 
@@ -182,16 +182,14 @@ def render_chat(
     add_generation_prompt: bool = True,
     tools: list[dict[str, Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
-    seconds: float = RENDER_SECONDS,
-    max_chars: int = MAX_CHARS,
-    now: float | None = None,
+    **budget: Any,
 ) -> str:
     """The text that ``template_source`` makes of ``messages`` (JSON; see :func:`checked_messages`).
 
     The template sees ``messages``, ``bos_token``, ``eos_token``, ``add_generation_prompt``,
-    ``tools`` (None without), ``documents`` (None) and ``variables``. ``now``: the Unix time
-    of ``strftime_now``, for tests. Errors: ``invalid_messages``, and those of
-    :meth:`runtime.engine.template.Renderer.render`.
+    ``tools`` (None without), ``documents`` (None) and ``variables``. ``budget``: ``seconds``,
+    ``max_chars`` and ``now`` of :meth:`runtime.engine.template.Renderer.render`, whose errors
+    this has beside ``invalid_messages``.
     """
     scope = {
         **(variables or {}),
@@ -202,7 +200,7 @@ def render_chat(
         "eos_token": eos_token,
         "add_generation_prompt": add_generation_prompt,
     }
-    return RENDERER.render(template_source, scope, seconds=seconds, max_chars=max_chars, now=now)
+    return RENDERER.render(template_source, scope, **budget)
 
 
 def checked_messages(messages: object) -> list[Message]:

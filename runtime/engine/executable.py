@@ -128,35 +128,7 @@ class Executable:
         """
         machine = machine or Machine.probe()
         machine.require_features(bundle.manifest.backend, bundle.manifest.cpu_features)
-        ffi = abi()
-        where = str(bundle.shared_object)
-        try:
-            lib = load_shared_object(ffi, bundle.read(SHARED_OBJECT), f"{bundle.path.name}/{SHARED_OBJECT}")
-            raw = ffi.new("engine_limits *")
-            lib.engine_describe(raw)
-        except (OSError, AttributeError) as cause:
-            raise EngineError(
-                "bundle_damaged",
-                f"the shared object cannot be loaded: {cause}",
-                path=where,
-                hint="compile the plan again on this machine",
-                exit_code=EXIT_BUNDLE,
-            ) from cause
-        if raw.abi_version != ABI_VERSION:
-            raise EngineError(
-                "bundle_format",
-                f"the shared object has ABI version {raw.abi_version}",
-                path=where,
-                allowed=f"ABI version {ABI_VERSION}",
-                hint="compile the plan again with this engine",
-                exit_code=EXIT_BUNDLE,
-            )
-        limits = EngineLimits(
-            **{
-                name: int(getattr(raw, name))
-                for name in EngineLimits.__dataclass_fields__  # named as in the C struct
-            }
-        )
+        lib, limits = _load(bundle)
         _check_memory(limits, machine)
         room = machine.memory_available - limits.arena_bytes - limits.kv_bytes
         weights, fd = hold_weights(bundle, limits.weights_bytes, residence, room)
@@ -353,6 +325,40 @@ class Executable:
 
 #: Named as in the C struct; texts are turned into sets of tokens before they get there.
 _SAMPLING = tuple(name for name in Sampling.__dataclass_fields__ if name != "dry_sequence_breakers")
+
+
+def _load(bundle: Bundle) -> tuple[Any, EngineLimits]:
+    """The shared object, opened, and what it was compiled for; ``bundle_damaged``, ``bundle_format``."""
+    ffi = abi()
+    where = str(bundle.shared_object)
+    try:
+        lib = load_shared_object(ffi, bundle.read(SHARED_OBJECT), f"{bundle.path.name}/{SHARED_OBJECT}")
+        raw = ffi.new("engine_limits *")
+        lib.engine_describe(raw)
+    except (OSError, AttributeError) as cause:
+        raise EngineError(
+            "bundle_damaged",
+            f"the shared object cannot be loaded: {cause}",
+            path=where,
+            hint="compile the plan again on this machine",
+            exit_code=EXIT_BUNDLE,
+        ) from cause
+    if raw.abi_version != ABI_VERSION:
+        raise EngineError(
+            "bundle_format",
+            f"the shared object has ABI version {raw.abi_version}",
+            path=where,
+            allowed=f"ABI version {ABI_VERSION}",
+            hint="compile the plan again with this engine",
+            exit_code=EXIT_BUNDLE,
+        )
+    limits = EngineLimits(
+        **{
+            name: int(getattr(raw, name))
+            for name in EngineLimits.__dataclass_fields__  # named as in the C struct
+        }
+    )
+    return lib, limits
 
 
 def _check_memory(limits: EngineLimits, machine: Machine) -> None:

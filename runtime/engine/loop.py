@@ -128,24 +128,7 @@ class Engine:
         """One forward over ``work``; see ``EngineLike.step``."""
         started_ns = time.monotonic_ns()
         lives = self._prepare(work)
-        n = n_prefill = 0
-        sampled: list[LiveSequence] = []
-        for live, count in lives:
-            begin = live.n_processed
-            rows = slice(n, n + count)
-            self._slots[rows] = live.slot
-            if count == 1:
-                self._positions[n] = begin
-            else:
-                self._positions[rows] = np.arange(begin, begin + count)
-            self._tokens[rows] = live.ids[begin : begin + count]
-            self._want[rows] = 0
-            n += count
-            if live.phase is Phase.PREFILL:
-                n_prefill += count
-            if begin + count >= live.n_prompt:
-                self._want[n - 1] = 1
-                sampled.append(live)
+        n, n_prefill, sampled = self._lay_out(lives)
         before_ns, waited_ns = self.executable.forward_ns, self.executable.wait_ns
         failures: dict[int, EngineError] = {}  # by slot
         logits: Floats | None = None
@@ -184,6 +167,29 @@ class Engine:
             forward_ns=forward_ns,
             wait_ns=wait_ns,
         )
+
+    def _lay_out(self, lives: Sequence[tuple[LiveSequence, int]]) -> tuple[int, int, list[LiveSequence]]:
+        """Writes the step's tokens into the buffers; returns how many there are, how many of them
+        prefill, and the sequences that a token is sampled for."""
+        n = n_prefill = 0
+        sampled: list[LiveSequence] = []
+        for live, count in lives:
+            begin = live.n_processed
+            rows = slice(n, n + count)
+            self._slots[rows] = live.slot
+            if count == 1:
+                self._positions[n] = begin
+            else:
+                self._positions[rows] = np.arange(begin, begin + count)
+            self._tokens[rows] = live.ids[begin : begin + count]
+            self._want[rows] = 0
+            n += count
+            if live.phase is Phase.PREFILL:
+                n_prefill += count
+            if begin + count >= live.n_prompt:
+                self._want[n - 1] = 1
+                sampled.append(live)
+        return n, n_prefill, sampled
 
     def _prepare(self, work: Sequence[tuple[SequenceLike, int]]) -> list[tuple[LiveSequence, int]]:
         """The work, checked; raises ``invalid_work`` before anything is changed."""

@@ -6,8 +6,8 @@ value has its reason in ``diagnostics.unknown``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 from runtime.metrics.official import NS_PER_MS, NS_PER_SECOND, OfficialMetrics
 from runtime.metrics.reading import SOURCE_NONE, EnergyReading
@@ -55,96 +55,125 @@ class Diagnostics:
         return body
 
 
-def compute_diagnostics(
-    metrics: OfficialMetrics,
-    *,
-    started_ns: int,
-    finished_ns: int,
-    token_times_ns: tuple[int, ...] | list[int],
-    energy: EnergyReading | None,
-    prompt_tokens: int,
-    forward_ns: int | None = None,
-    waited: tuple[int, int] | None = None,
-    bytes_per_token: int | None = None,
-    queue_ms: float | None = None,
-    logits_digest: str | None = None,
-    extra: Mapping[str, object] | None = None,
-) -> Diagnostics:
-    """Diagnostics of an execution; takes the times that :func:`compute_metrics` took.
+@dataclass(frozen=True)
+class Facts:
+    """What an execution's diagnostics are computed from; times in monotonic nanoseconds.
 
-    The first token closes the prefill (its logits come out of it), so the
-    prefill rate is ``prompt_tokens`` over the time to the first token and the
-    decode rate the *other* tokens over the time from the first to the last.
-    ``forward_ns`` is the time spent inside the compiled forward pass for this
-    execution; None in a batch, where a step serves several. ``waited``: nanoseconds that
-    thread 0 waited for others, and those of the forward passes, over all of its steps.
+    ``forward_ns`` is the time spent inside the compiled forward pass for this execution;
+    None in a batch, where a step serves several. ``waited``: nanoseconds that thread 0 waited
+    for others, and those of the forward passes, over all of its steps.
     """
-    unknown: dict[str, str] = {}
-    reading = energy if energy is not None else EnergyReading.none("energy was not measured")
 
-    first_ns = token_times_ns[0] - started_ns if token_times_ns else None
-    decode_ns = token_times_ns[-1] - token_times_ns[0] if len(token_times_ns) > 1 else None
-    decode_rate = (len(token_times_ns) - 1) * NS_PER_SECOND / decode_ns if decode_ns else None
-    prefill_rate = prompt_tokens * NS_PER_SECOND / first_ns if first_ns else None
-    if first_ns is None:
+    started_ns: int
+    finished_ns: int
+    token_times_ns: Sequence[int]
+    energy: EnergyReading | None
+    prompt_tokens: int
+    forward_ns: int | None = None
+    waited: tuple[int, int] | None = None
+    bytes_per_token: int | None = None
+    queue_ms: float | None = None
+    logits_digest: str | None = None
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def first_ns(self) -> int | None:
+        """Time to the first token."""
+        return self.token_times_ns[0] - self.started_ns if self.token_times_ns else None
+
+    @property
+    def prefill_rate(self) -> float | None:
+        """Prompt tokens a second to the first token, whose logits come out of the prefill."""
+        return self.prompt_tokens * NS_PER_SECOND / self.first_ns if self.first_ns else None
+
+    @property
+    def decode_rate(self) -> float | None:
+        """The *other* tokens a second, from the first to the last."""
+        times = self.token_times_ns
+        decode_ns = times[-1] - times[0] if len(times) > 1 else None
+        return (len(times) - 1) * NS_PER_SECOND / decode_ns if decode_ns else None
+
+    @property
+    def overhead(self) -> float | None:
+        """Share of the active period outside the compiled code."""
+        total_ns = self.finished_ns - self.started_ns
+        if self.forward_ns is None or total_ns <= 0:
+            return None
+        return max(0.0, 1 - self.forward_ns / total_ns)
+
+    @property
+    def wait_share(self) -> float | None:
+        """Share of the forward passes in which thread 0 waited."""
+        return self.waited[0] / self.waited[1] if self.waited is not None and self.waited[1] > 0 else None
+
+
+def compute_diagnostics(metrics: OfficialMetrics, facts: Facts) -> Diagnostics:
+    """Diagnostics of an execution, over the times that :func:`compute_metrics` took."""
+    reading = facts.energy if facts.energy is not None else EnergyReading.none("energy was not measured")
+    decode_rate, size = facts.decode_rate, facts.bytes_per_token
+    joules = reading.complete_joules
+    found = Diagnostics(
+        prompt_tokens=facts.prompt_tokens,
+        ttft_ms=None if facts.first_ns is None else facts.first_ns / NS_PER_MS,
+        prefill_tokens_per_sec=facts.prefill_rate,
+        decode_tokens_per_sec=decode_rate,
+        bytes_per_token=size,
+        gb_per_s=size * decode_rate / 1e9 if size and decode_rate else None,
+        energy_joules=joules,
+        tokens_per_joule=metrics.tokens_total / joules if joules else None,
+        runtime_overhead=facts.overhead,
+        barrier_wait_share=facts.wait_share,
+        queue_ms=facts.queue_ms,
+        logits_digest=facts.logits_digest,
+        energy=energy_json(reading),
+        extra=facts.extra,
+    )
+    return replace(found, unknown=_time_reasons(metrics, facts, found) | _energy_reasons(metrics, reading))
+
+
+def _time_reasons(metrics: OfficialMetrics, facts: Facts, found: Diagnostics) -> dict[str, str]:
+    """Why each value is unknown that is, those of energy aside."""
+    unknown: dict[str, str] = {}
+    if facts.first_ns is None:
         of_tokens = ("latency_p50_ms", "latency_p95_ms", "ttft_ms", "prefill_tokens_per_sec")
         unknown |= dict.fromkeys(of_tokens, "no token was generated")
-    if decode_rate is None:
+    if found.decode_tokens_per_sec is None:
         unknown["decode_tokens_per_sec"] = "fewer than two tokens were generated"
     if metrics.tokens_per_sec is None:
         unknown["tokens_per_sec"] = NO_TIME
-
-    gb_per_s = bytes_per_token * decode_rate / 1e9 if bytes_per_token and decode_rate else None
-    if bytes_per_token is None:
+    if found.bytes_per_token is None:
         unknown["bytes_per_token"] = "the bundle does not say how many bytes a token reads"
-    if gb_per_s is None:
+    if found.gb_per_s is None:
         unknown["gb_per_s"] = unknown.get("bytes_per_token") or unknown["decode_tokens_per_sec"]
-
-    total_ns = finished_ns - started_ns
-    overhead = max(0.0, 1 - forward_ns / total_ns) if forward_ns is not None and total_ns > 0 else None
-    if overhead is None:
+    if found.runtime_overhead is None:
         unknown["runtime_overhead"] = (
             "the steps were shared with other executions, or waited for a cap on power"
-            if forward_ns is None
+            if facts.forward_ns is None
             else unknown["tokens_per_sec"]
         )
-    share = waited[0] / waited[1] if waited is not None and waited[1] > 0 else None
-    if share is None:
+    if found.barrier_wait_share is None:
         unknown["barrier_wait_share"] = "no step was run"
-    if queue_ms is None:
+    if found.queue_ms is None:
         unknown["queue_ms"] = "the execution did not go through a queue"
-    if logits_digest is None:
+    if found.logits_digest is None:
         unknown["logits_digest"] = "no logits were computed"
     if metrics.memory_peak_mb is None:
         unknown["memory_peak_mb"] = "the operating system did not say"
+    return unknown
 
-    joules = reading.complete_joules
+
+def _energy_reasons(metrics: OfficialMetrics, reading: EnergyReading) -> dict[str, str]:
     reason = reading.reason or "energy was not measured"
+    unknown: dict[str, str] = {}
     if metrics.watts_avg is None:
         unknown["watts_avg"] = reason
     if metrics.tokens_per_watt is None:
         unknown["tokens_per_watt"] = NO_TIME if metrics.watts_avg else reason
-    if joules is None:
+    if reading.complete_joules is None:
         unknown["energy_joules"] = reason
-    if not joules:
+    if not reading.complete_joules:
         unknown["tokens_per_joule"] = reason
-    return Diagnostics(
-        prompt_tokens=prompt_tokens,
-        ttft_ms=None if first_ns is None else first_ns / NS_PER_MS,
-        prefill_tokens_per_sec=prefill_rate,
-        decode_tokens_per_sec=decode_rate,
-        bytes_per_token=bytes_per_token,
-        gb_per_s=gb_per_s,
-        energy_joules=joules,
-        tokens_per_joule=metrics.tokens_total / joules if joules else None,
-        runtime_overhead=overhead,
-        barrier_wait_share=share,
-        queue_ms=queue_ms,
-        logits_digest=logits_digest,
-        energy=energy_json(reading),
-        unknown=unknown,
-        extra=extra or {},
-    )
+    return unknown
 
 
 #: From this share of waiting on, more threads may well cost more than they bring.

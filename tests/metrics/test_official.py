@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.metrics.diagnostics import compute_diagnostics
+from runtime.metrics.diagnostics import Facts, compute_diagnostics
 from runtime.metrics.official import (
     OfficialMetrics,
     compute_metrics,
@@ -67,7 +67,8 @@ def test_without_a_meter_energy_is_null_and_the_reason_is_said() -> None:
     assert metrics.watts_avg is None
     assert metrics.tokens_per_watt is None
     diagnostics = compute_diagnostics(
-        metrics, started_ns=0, finished_ns=2 * SECOND, token_times_ns=TIMES, energy=reading, prompt_tokens=8
+        metrics,
+        Facts(started_ns=0, finished_ns=2 * SECOND, token_times_ns=TIMES, energy=reading, prompt_tokens=8),
     ).to_json()
     assert diagnostics["energy"] == {
         "source": "none",
@@ -84,7 +85,8 @@ def test_every_null_has_a_reason() -> None:
     for times in ([], TIMES[:1], TIMES):
         metrics = metrics_of(times=times)
         diagnostics = compute_diagnostics(
-            metrics, started_ns=0, finished_ns=2 * SECOND, token_times_ns=times, energy=None, prompt_tokens=8
+            metrics,
+            Facts(started_ns=0, finished_ns=2 * SECOND, token_times_ns=times, energy=None, prompt_tokens=8),
         ).to_json()
         nulls = {key for key, value in (metrics.to_json() | diagnostics).items() if value is None}
         assert nulls <= set(diagnostics["unknown"])
@@ -108,13 +110,15 @@ def test_energy_of_a_span_measured_in_part_is_no_total_and_below_the_coverage_no
 def test_diagnostics_split_prefill_from_decode() -> None:
     diagnostics = compute_diagnostics(
         metrics_of(),
-        started_ns=0,
-        finished_ns=2 * SECOND,
-        token_times_ns=TIMES,
-        energy=EnergyReading(joules=2.0, seconds=2.0, source="perf"),
-        prompt_tokens=8,
-        forward_ns=19 * SECOND // 10,
-        bytes_per_token=800_000_000,
+        Facts(
+            started_ns=0,
+            finished_ns=2 * SECOND,
+            token_times_ns=TIMES,
+            energy=EnergyReading(joules=2.0, seconds=2.0, source="perf"),
+            prompt_tokens=8,
+            forward_ns=19 * SECOND // 10,
+            bytes_per_token=800_000_000,
+        ),
     )
     assert diagnostics.ttft_ms == 1000.0
     assert diagnostics.prefill_tokens_per_sec == 8.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.metrics.diagnostics import compute_diagnostics, waiting_notes
+from runtime.metrics.diagnostics import Facts, compute_diagnostics, waiting_notes
 from runtime.metrics.official import compute_metrics
 
 
@@ -15,12 +15,14 @@ def test_the_share_is_of_the_forward_passes(waited: tuple[int, int] | None, shar
     metrics = compute_metrics(started_ns=0, finished_ns=200, token_times_ns=(50, 100), energy=None)
     found = compute_diagnostics(
         metrics,
-        started_ns=0,
-        finished_ns=200,
-        token_times_ns=(50, 100),
-        energy=None,
-        prompt_tokens=1,
-        waited=waited,
+        Facts(
+            started_ns=0,
+            finished_ns=200,
+            token_times_ns=(50, 100),
+            energy=None,
+            prompt_tokens=1,
+            waited=waited,
+        ),
     )
     assert found.barrier_wait_share == share
     assert ("barrier_wait_share" in found.unknown) == (share is None)
