@@ -7,8 +7,6 @@ runs one against another.
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ import jinja2
 
 from compiler.backends import COMMON_FLAGS, Backend
 from compiler.build import KERNELS
+from compiler.build.toolchain import find_toolchain
 from compiler.formats import FORMATS
 from compiler.kernels import KV_TYPES
 from runtime.errors import EXIT_BUILD, EngineError
@@ -65,20 +64,6 @@ def exposed_source(backend: Backend) -> str:
     )
 
 
-def compiler_command() -> str:
-    """``$CC``, or the first of cc, gcc, clang on the path. EngineError ``compiler_missing``."""
-    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
-        if name and shutil.which(name):
-            return name
-    raise EngineError(
-        "compiler_missing",
-        "no C compiler was found",
-        allowed="$CC, cc, gcc or clang",
-        hint="install gcc, or point CC at a compiler",
-        exit_code=EXIT_BUILD,
-    )
-
-
 def _run(command: Sequence[str]) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
@@ -104,9 +89,9 @@ def build_program(
 
     ``extra``: flags for every file (sanitizers). ``extra_backend``: flags for one backend's file,
     replacing its own (an emulated instruction set). Returns the path of the program in ``folder``.
-    Raises EngineError ``compiler_missing`` or ``compiler_failed``.
+    Raises EngineError ``compiler_not_found`` or ``compiler_failed``.
     """
-    cc = compiler_command()
+    chain = find_toolchain()
     include = [f"-I{folder}", f"-I{KERNELS}", f"-I{KERNELS / 'include'}", f"-I{KERNELS / 'tools'}"]
     warn = [*warnings, "-Wno-unused-function"]
     objects = []
@@ -121,17 +106,41 @@ def build_program(
         source.write_text(exposed_source(backend), encoding="utf-8")
         flags = (extra_backend or {}).get(backend.name, backend.cflags)
         target = folder / f"{backend.name}.o"
-        _run([cc, *flags, *warn, *extra, *include, "-c", str(source), "-o", str(target)])
+        _run(
+            [
+                *chain.command,
+                *chain.flags(flags),
+                *warn,
+                *extra,
+                *include,
+                "-c",
+                str(source),
+                "-o",
+                str(target),
+            ]
+        )
         objects.append(str(target))
     packers = [KERNELS / "tools" / format.packer_source for format in FORMATS.values()]
     drivers = [KERNELS / "tools" / name for name in DRIVER]
     for source in (folder / "format_table.c", folder / "registry.c", *packers, *drivers):
         target = folder / f"{source.stem}.o"
         flags = (*COMMON_FLAGS, *DRIVER_FLAGS.get(source.name, ()))
-        _run([cc, *flags, *warn, *extra, *include, "-c", str(source), "-o", str(target)])
+        _run(
+            [
+                *chain.command,
+                *chain.flags(flags),
+                *warn,
+                *extra,
+                *include,
+                "-c",
+                str(source),
+                "-o",
+                str(target),
+            ]
+        )
         objects.append(str(target))
     result = folder / "check"
-    _run([cc, *extra, *objects, "-o", str(result), "-lm", "-pthread"])
+    _run([*chain.command, *extra, *objects, "-o", str(result), "-lm", "-pthread"])
     return result
 
 

@@ -40,7 +40,7 @@ _STATE = """
 _FAULT = """
     backend_invalid
     bad_bundle_plan bandwidth_unknown build_failed bundle_damaged bundle_format bundle_not_found
-    compiler_failed compiler_missing compiler_not_found download_damaged engine_argument
+    compiler_failed compiler_not_found download_damaged engine_argument
     engine_failed engine_failure engine_open_failed execution_failed file_error internal_error
     invalid_work kernel_crashed no_free_slot not_a_bundle not_permitted not_trusted not_writable
     no_temporary_files numeric_error plan_unreadable record_invalid records_damaged scheduler_integrity

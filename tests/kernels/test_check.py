@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from compiler import backends
+from compiler.build.toolchain import installed
 from compiler.formats import FORMATS
 from compiler.workbench.check import CHECKS
 from compiler.workbench.program import KERNELS, build_program
@@ -52,6 +54,14 @@ def test_kernels_are_clean_under_sanitizers(name: str, tmp_path: Path) -> None:
     flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     program = build_program([REFERENCE, backends.get(name)], tmp_path, extra=flags)
     assert all(r["failures"] == 0 for r in run(program, name, 300).values())
+
+
+def test_another_compiler_makes_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "clang" not in installed():
+        pytest.skip("no clang on this machine")
+    monkeypatch.setenv("CC", shlex.join(installed()["clang"]))
+    program = build_program([REFERENCE, backends.get("cpu_avx2")], tmp_path, extra=("-O1",))
+    assert all(r["failures"] == 0 for r in run(program, "cpu_avx2", 100).values())
 
 
 def test_a_wrong_kernel_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
