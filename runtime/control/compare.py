@@ -19,6 +19,11 @@ from runtime.errors import EXIT_USAGE, EngineError
 #: entry have no tolerance there: they are shown, not judged.
 TOLERANCES = {"tokens_per_sec": 0.03, "watts_avg": 0.05}
 
+#: Times are read off a clock: below this relative difference, or this many milliseconds, two of
+#: them are the same. The requirements judge no times, so beyond it they are only ``different``.
+CLOCK = {"latency_total_ms": 0.03, "latency_p50_ms": 0.03, "latency_p95_ms": 0.05}
+CLOCK_MS = 0.01
+
 #: Whether more of a metric is better; the others have no better direction.
 HIGHER_IS_BETTER = {
     "tokens_per_sec": True,
@@ -64,8 +69,9 @@ class MetricComparison:
 
     ``spread_*``: (largest - least) / median of a side's repetitions, None of a single one.
     ``change``: (b - a) / a. ``verdict``: ``same`` (within the tolerance), ``better``,
-    ``worse``, ``unclear`` (beyond the tolerance, within the spread), ``different`` (no
-    tolerance is defined and the values differ), ``unknown`` (a value is missing).
+    ``worse``, ``unclear`` (beyond the tolerance, within the spread), ``different`` (the values
+    differ, for times by more than their clock says, and nobody judges them), ``unknown`` (a
+    value is missing).
     """
 
     a: float | None
@@ -92,7 +98,7 @@ class RunComparison:
     @property
     def within_tolerance(self) -> bool | None:
         """Whether every metric that has a tolerance keeps it; None if one of them is unknown."""
-        judged = [m.verdict for m in self.metrics.values() if m.tolerance is not None]
+        judged = [self.metrics[name].verdict for name in TOLERANCES]
         if any(verdict in ("better", "worse") for verdict in judged):
             return False
         return None if "unknown" in judged else True
@@ -188,15 +194,16 @@ def _spread(values: Sequence[float]) -> float | None:
 
 
 def _compare(name: str, a: Sequence[float], b: Sequence[float]) -> MetricComparison:
-    tolerance = TOLERANCES.get(name)
+    tolerance = TOLERANCES.get(name, CLOCK.get(name))
     middle_a, middle_b = (median(values) if values else None for values in (a, b))
     spread_a, spread_b = (_spread(values) if values else None for values in (a, b))
     if middle_a is None or middle_b is None:
         return MetricComparison(middle_a, middle_b, spread_a, spread_b, None, tolerance, "unknown")
     change = (middle_b - middle_a) / middle_a if middle_a else None
-    if middle_a == middle_b or (change is not None and tolerance is not None and abs(change) <= tolerance):
+    close = name in CLOCK and abs(middle_b - middle_a) <= CLOCK_MS
+    if close or middle_a == middle_b or (change is not None and abs(change) <= (tolerance or 0.0)):
         verdict = "same"
-    elif tolerance is None or change is None or name not in HIGHER_IS_BETTER:
+    elif name not in TOLERANCES or change is None:
         verdict = "different"
     elif abs(change) <= max(spread_a or 0.0, spread_b or 0.0):
         verdict = "unclear"

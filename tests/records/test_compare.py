@@ -59,6 +59,18 @@ def test_the_tolerances_are_three_and_five_percent(
 
 
 @pytest.mark.parametrize(
+    ("p50", "verdict"), [(10.0, "same"), (10.004, "same"), (10.29, "same"), (10.4, "different")]
+)
+def test_times_are_the_same_within_what_a_clock_tells(p50: float, verdict: str) -> None:
+    comparison = compare_runs(run(metrics__latency_p50_ms=10.0), run(metrics__latency_p50_ms=p50))
+    assert comparison.metrics["latency_p50_ms"].verdict == verdict
+    assert comparison.metrics["latency_p50_ms"].tolerance == 0.03
+    assert comparison.within_tolerance, "the requirements judge rates and watts"
+    tiny = compare_runs(run(metrics__latency_p50_ms=0.02), run(metrics__latency_p50_ms=0.028))
+    assert tiny.metrics["latency_p50_ms"].verdict == "same"
+
+
+@pytest.mark.parametrize(
     ("part", "change"),
     [
         ("model", {"model__digest": "0" * 64}),
