@@ -5,7 +5,7 @@
  * Every quantize_* writes standard GGUF blocks: rows of k weights, row-major and
  * contiguous, become rows of blocks, contiguous. The arithmetic is float32 in the
  * order written here, never contracted or reassociated, and the same whatever the
- * width of the machine's vectors; compiler/quantize/formats/ holds a NumPy twin of
+ * width of the machine's vectors; compiler/formats/ holds a NumPy twin of
  * each that gives the same bytes.
  */
 #ifndef ENGINE_QUANTIZE_H
