@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 
+from runtime.engine.digest import LogitsDigest
 from runtime.engine.stopping import StopMatcher
 from runtime.engine.tokenizer import Tokenizer
 from runtime.engine.tokensets import TokenSet, breaker_set, token_set
@@ -36,7 +36,6 @@ class LiveSequence:
         self.ids[: self.n_prompt] = request.prompt_ids
         self.token_ids: list[int] = []
         self.token_ns: list[int] = []
-        self.token_digests: list[str] = []  # first 8 bytes (hex) of logits_digest as of each token
         self.text = ""
         self.stop_reason: StopReason | None = None
         self.error: EngineError | None = None
@@ -52,7 +51,7 @@ class LiveSequence:
         # A text that continues a prompt keeps the space that its first word begins with.
         self._decoder = tokenizer.stream(skip_special=True, continuation=True)
         self._stops = StopMatcher(request.stop)
-        self._digest = blake2b(digest_size=32)
+        self._digest = LogitsDigest()
 
     @property
     def remaining_prefill(self) -> int:
@@ -61,6 +60,11 @@ class LiveSequence:
     @property
     def logits_digest(self) -> str:
         return self._digest.hexdigest()
+
+    @property
+    def token_digests(self) -> list[str]:
+        """The first 8 bytes (hex) of ``logits_digest`` as of each token."""
+        return self._digest.by_row()
 
     @property
     def history(self) -> npt.NDArray[np.int32]:
@@ -87,8 +91,7 @@ class LiveSequence:
 
     def note_logits(self, row: npt.NDArray[np.float32]) -> None:
         """Takes a row that a token is sampled from into the digest."""
-        self._digest.update(row.data)
-        self.token_digests.append(self._digest.hexdigest()[:16])
+        self._digest.take(row)
 
     def accept(self, token: int, now_ns: int, ends: bool) -> str:
         """Appends a sampled token; returns the text it makes safe to show.
