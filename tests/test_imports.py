@@ -16,8 +16,10 @@ ROOMS = {
     "engine": {"bundle", "metrics"},
     "scheduler": {"bundle", "metrics", "engine"},
     "control": {"bundle", "metrics", "engine", "scheduler"},
-    "api": {"bundle", "metrics", "engine", "scheduler", "control"},
-    "cli": {"bundle", "metrics", "engine", "scheduler", "control", "api"},
+    "laboratory": {"bundle", "metrics", "engine", "control"},
+    "shelf": {"bundle", "engine", "scheduler", "control"},
+    "api": {"bundle", "metrics", "engine", "scheduler", "control", "shelf"},
+    "cli": {"bundle", "metrics", "engine", "scheduler", "control", "laboratory", "shelf", "api"},
 }
 #: Rooms of the compiler, each with those it may import beside itself.
 COMPILER_ROOMS: dict[str, set[str]] = {
@@ -44,7 +46,7 @@ LEAVES = ("runtime.errors", "runtime.version", "runtime.bundle")
 FORBIDDEN_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec"}
 #: Where the one function that calls the compiler may be imported, inside functions only.
-COMPILER_CALLERS = {"cli", "api", "control"}
+COMPILER_CALLERS = {"cli", "api", "shelf"}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

@@ -15,7 +15,7 @@ from runtime.errors import EngineError
 
 if TYPE_CHECKING:
     from runtime.api.telemetry import Telemetry
-    from runtime.control.proposals import Proposals
+    from runtime.shelf.proposals import Proposals
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The model store's index, as read by all who turn a model's name into a file.
 
 One JSON file a name in ``$XDG_DATA_HOME/engine/models`` (default
-``~/.local/share/engine/models``). Only :mod:`runtime.control.models` writes there.
+``~/.local/share/engine/models``). Only :mod:`runtime.shelf.models` writes there.
 """
 
 from __future__ import annotations

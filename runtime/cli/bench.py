@@ -63,9 +63,9 @@ def bench(
     """
     from runtime.bundle.machine import Machine
     from runtime.cli.target import bundle_of
-    from runtime.control.bench import parse_values, plan_tests, run_test
     from runtime.engine.executable import Executable
     from runtime.engine.request import Request
+    from runtime.laboratory.bench import parse_values, plan_tests, run_test
     from runtime.metrics.energy_probe import probe_meters
 
     if output not in FORMATS:
@@ -125,7 +125,7 @@ def _probe(threads: int) -> Iterator[BandwidthProbe | None]:
 
 
 def _pair(text: str) -> tuple[int, int]:
-    from runtime.control.bench import parse_values
+    from runtime.laboratory.bench import parse_values
 
     parts = text.split(",")
     if len(parts) != 2:
@@ -135,7 +135,7 @@ def _pair(text: str) -> tuple[int, int]:
 
 
 def _write(output: str, results: list[dict[str, Any]], bundle: Bundle) -> None:
-    from runtime.control.bench import build_name
+    from runtime.laboratory.bench import build_name
 
     if output == "json":
         print(json.dumps(results, ensure_ascii=False, allow_nan=False, indent=2))
@@ -159,7 +159,7 @@ def _cell(value: float | None, form: str) -> str:
 
 def markdown(results: list[dict[str, Any]], bundle: Bundle) -> str:
     """llama-bench's table with our columns after its own; ``-`` where a value is unknown."""
-    from runtime.control.bench import Test, params_text, size_text
+    from runtime.laboratory.bench import Test, params_text, size_text
 
     columns = ("model", "size", "params", "backend", "threads", "test", "t/s")
     ours = ("GB/s", "bandwidth", "GMAC/s", "overhead", "W", "J/t")

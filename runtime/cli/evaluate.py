@@ -59,9 +59,9 @@ def evaluate(
     predictions in its second half are judged (as llama-perplexity does). The reference is the same model
     with the weights as the file holds them, run through the same backend.
     """
-    from runtime.control.evaluate import cut, evaluate
     from runtime.engine.executable import Executable
     from runtime.engine.tokenizer import Tokenizer
+    from runtime.laboratory.evaluate import cut, evaluate
 
     if tensors and reference == "none":
         raise usage("--tensors shows errors against a reference, and --reference is none")

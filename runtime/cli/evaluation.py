@@ -13,7 +13,7 @@ from runtime.metrics.quality import Estimate, Quality
 
 if TYPE_CHECKING:
     from compiler.quantize.error import TensorError
-    from runtime.control.evaluate import Windows
+    from runtime.laboratory.evaluate import Windows
 
 
 @dataclass(frozen=True)

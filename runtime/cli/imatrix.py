@@ -42,7 +42,7 @@ def imatrix(
     from compiler.workflows.calibrate import collect
     from runtime.cli.evaluate import read_text
     from runtime.cli.tokenize import model_file, tokenizer_of
-    from runtime.control.evaluate import cut
+    from runtime.laboratory.evaluate import cut
 
     content = read_text(text)
     with progress_bars() as progress:

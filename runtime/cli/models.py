@@ -49,7 +49,7 @@ def pull(
     HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_CACHE count. An interrupted pull goes on
     where it stopped.
     """
-    from runtime.control.hub import pull_model
+    from runtime.shelf.hub import pull_model
 
     pulled = pull_model(reference, revision)
     note(f"fetched {pulled.source}")
@@ -59,7 +59,7 @@ def pull(
 @models_app.command("list")
 def list_command(as_json: AsJson = False) -> None:
     """List the models of the store."""
-    from runtime.control.models import is_present, list_models
+    from runtime.shelf.models import is_present, list_models
 
     models = list_models()
     if as_json:
@@ -80,7 +80,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show what is known of a model, by sections."""
-    from runtime.control.models import get_model
+    from runtime.shelf.models import get_model
 
     if is_store_name(model) and not Path(model).is_file():
         body = _to_json(get_model(model))
@@ -100,7 +100,7 @@ def remove(
     as_json: AsJson = False,
 ) -> None:
     """Forget names; the files stay where they are."""
-    from runtime.control.models import remove_model
+    from runtime.shelf.models import remove_model
 
     removed = []
     for name in names:
@@ -124,7 +124,7 @@ def _describe(path: Path, *, quiet: bool) -> tuple[str, Path, dict[str, Any]]:
 
 
 def _add(path: Path, name: str | None, source: str | None, overwrite: bool, *, quiet: bool) -> StoredModel:
-    from runtime.control.models import add_model, store_name
+    from runtime.shelf.models import add_model, store_name
 
     store_name(path, name)  # a bad name is told before gigabytes are read
     digest, first, about = _describe(path, quiet=quiet)
@@ -139,7 +139,7 @@ def _print_added(model: StoredModel, as_json: bool) -> None:
 
 
 def _to_json(model: StoredModel) -> dict[str, Any]:
-    from runtime.control.models import is_present
+    from runtime.shelf.models import is_present
 
     return {**model.to_json(), "id": model.digest[:12], "present": is_present(model)}
 

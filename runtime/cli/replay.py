@@ -40,9 +40,9 @@ def replay(
     choice) differ is named.
     """
     from runtime.cli.runs import _open
-    from runtime.control.replay import find_bundle, plan_document
-    from runtime.control.replay import replay as run_again
     from runtime.engine.loop import Engine
+    from runtime.laboratory.replay import find_bundle, plan_document
+    from runtime.laboratory.replay import replay as run_again
 
     if prompt is not None and prompt_file is not None:
         raise usage("give one of --prompt and --prompt-file")

@@ -10,7 +10,7 @@ from runtime.cli.output import note, print_json, status_line, table, terminal_wi
 
 if TYPE_CHECKING:
     from runtime.bundle.reader import Bundle
-    from runtime.control.roofline import Limits, OpRow, Profile
+    from runtime.laboratory.roofline import Limits, OpRow, Profile
 
 HEADER = ("OP", "TYPE", "MB", "MMAC", "MS", "TIME", "GB/s", "GMAC/s", "OF LIMIT")
 #: What the remark under the tables says.
@@ -28,9 +28,9 @@ def roofline(
     """Compiles the plan with timers if it has none, measures a decode and a prompt, prints tables or JSON."""
     from compiler.workbench.bandwidth import BandwidthProbe
     from compiler.workbench.peak import PeakProbe
-    from runtime.control.bench import Test
-    from runtime.control.roofline import DECODED, Limits, measure_roofline
     from runtime.engine.executable import Executable
+    from runtime.laboratory.bench import Test
+    from runtime.laboratory.roofline import DECODED, Limits, measure_roofline
 
     bundle = _timed_bundle(target, quiet=as_json)
     count = threads or bundle.plan.execution.threads
@@ -76,7 +76,7 @@ def _timed_bundle(target: str, *, quiet: bool) -> Bundle:
 
 
 def _title(profile: Profile, bundle: Bundle, threads: int) -> str:
-    from runtime.control.roofline import peak_name
+    from runtime.laboratory.roofline import peak_name
 
     plan, limits = bundle.plan, profile.limits
     tokens = sum(step.tokens for step in profile.steps)

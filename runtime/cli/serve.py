@@ -171,8 +171,8 @@ def _load(service: object, named: list[Named], bundles: list[Bundle], threads: i
     from runtime.api.service import Service
     from runtime.bundle.format import bundle_notes
     from runtime.bundle.reader import open_bundle
-    from runtime.control.loading import load_bundle
-    from runtime.control.proposals import Proposals
+    from runtime.shelf.loading import load_bundle
+    from runtime.shelf.proposals import Proposals
 
     assert isinstance(service, Service)
     plane = service.plane

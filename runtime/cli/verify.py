@@ -14,7 +14,7 @@ from runtime.errors import EXIT_FAILURE, EXIT_USAGE, EngineError
 
 if TYPE_CHECKING:
     from runtime.bundle.reader import Bundle
-    from runtime.control.verify import Backend, Cell
+    from runtime.laboratory.verify import Backend, Cell
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +48,7 @@ def verify(
     Threads x prompt chunk x alone or beside others x cold or warm KV slot x backend x compiler. Every
     cell shows a digest of the logits at all positions. Exit code 0 if there is one digest, 1 if not.
     """
-    from runtime.control.verify import disagreements, grid
+    from runtime.laboratory.verify import disagreements, grid
 
     if emulate and backends:
         hint = f"engine verify {plan} --emulate"
@@ -128,8 +128,8 @@ def _backends(
 ) -> list[Backend]:
     """Columns of the grid; ``lengths``: tokens, and tokens on the slow reference backend."""
     from runtime.bundle.machine import Machine
-    from runtime.control.verify import Backend, Workload, ways
     from runtime.engine.executable import Executable
+    from runtime.laboratory.verify import Backend, Workload, ways
 
     machine = Machine.probe()
     counts = _numbers(threads, "--threads") if threads else sorted({1, max(2, len(machine.cpus))})

@@ -14,8 +14,8 @@ from plans.agents.optimiser import Bounds, Optimiser
 from runtime.api.service import Settings
 from runtime.cli import build_app
 from runtime.cli.top import History, look, view
-from runtime.control.proposals import Proposal
 from runtime.errors import EngineError
+from runtime.shelf.proposals import Proposal
 from tests.fake_service import FakeEngine, resolved_plan, served_bundle
 
 

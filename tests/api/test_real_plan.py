@@ -15,12 +15,12 @@ from runtime.api.service import Service, Settings
 from runtime.api.telemetry import Telemetry
 from runtime.bundle.machine import Machine
 from runtime.cli.target import bundle_of
-from runtime.control.loading import load_bundle
 from runtime.control.plane import ControlPlane
-from runtime.control.proposals import Proposals
 from runtime.control.records import RecordStore
 from runtime.metrics.energy import EnergyMeter
 from runtime.scheduler import SHIPPED_POLICIES
+from runtime.shelf.loading import load_bundle
+from runtime.shelf.proposals import Proposals
 
 openai = pytest.importorskip("openai")
 

@@ -15,9 +15,9 @@ from runtime.api.endpoints import ENDPOINTS  # noqa: E402
 from runtime.api.service import Service, Settings  # noqa: E402
 from runtime.api.telemetry import Telemetry  # noqa: E402
 from runtime.control.plane import ControlPlane  # noqa: E402
-from runtime.control.proposals import Proposals  # noqa: E402
 from runtime.control.records import RecordStore  # noqa: E402
 from runtime.metrics.energy import EnergyMeter  # noqa: E402
+from runtime.shelf.proposals import Proposals  # noqa: E402
 from tests.fake_service import FakeEngine, served_bundle  # noqa: E402
 
 

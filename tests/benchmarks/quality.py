@@ -153,7 +153,7 @@ class Comparison:
     def judge_by_peer(self, files: dict[tuple[str, str], Path]) -> list[float]:
         """Mean KL divergence of each file by the peer's own logits, against its F16 logits."""
         from runtime.cli.tokenize import tokenizer_of
-        from runtime.control.evaluate import cut
+        from runtime.laboratory.evaluate import cut
         from runtime.metrics.quality import Scores, score_rows
 
         windows = cut(tokenizer_of(str(self.a.model)), self.a.text.read_text("utf-8"), self.a.context)

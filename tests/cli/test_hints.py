@@ -125,7 +125,7 @@ def test_a_hint_that_is_a_command_runs(
 def test_the_command_for_a_plan_that_is_not_compiled_runs(
     engine: Engine, things: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from runtime.control.proposals import Proposals
+    from runtime.shelf.proposals import Proposals
 
     served = Proposals(None, {"a model": Path(things["FILE"])}, None)  # type: ignore[arg-type]
     assert served.command_for("storyteller-q4", None, "q4_k_m") == "engine serve storyteller-q4 --port 0"

@@ -10,8 +10,8 @@ import gguf
 import numpy as np
 import pytest
 
-from runtime.control import evaluate
 from runtime.engine.executable import Executable
+from runtime.laboratory import evaluate
 from tests.command import Engine
 from tests.eval.conftest import WINDOW, Tiny
 from tests.tiny_models import VOCABULARY

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.control.evaluate import cut
 from runtime.errors import EngineError
+from runtime.laboratory.evaluate import cut
 from runtime.metrics import quality
 from runtime.metrics.quality import Scores, divergence, log_softmax, score_rows
 

@@ -21,7 +21,7 @@ QUANTIZED = [name for name, format in FORMATS.items() if format.quantized]
 MAY_NAME = {
     "compiler/quantize/recipes.py": "recipes",
     "runtime/bundle/planfields.py": "the names of recipes, and the element types of the KV cache",
-    "runtime/control/hub.py": "endings of files' names",
+    "runtime/shelf/hub.py": "endings of files' names",
     "compiler/graph/states.py": "the element types of the KV cache",
     "kernels_c/reference/attention.c": "the element types of the KV cache",
     "kernels_c/simd/attention.c": "the element types of the KV cache",

@@ -18,8 +18,8 @@ from compiler.plan import locate_model, plan_files, plan_from_mapping, resolve
 from runtime.bundle.machine import Machine
 from runtime.bundle.modelindex import is_store_name, model_label, store_folder, stored_model, stored_names
 from runtime.cli.models import ago, parameter_count, register
-from runtime.control.models import add_model, get_model, is_present, list_models, remove_model, store_name
 from runtime.errors import EXIT_MODEL, EngineError
+from runtime.shelf.models import add_model, get_model, is_present, list_models, remove_model, store_name
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from made_hub import COMMIT, Hub
 
-from runtime.control.hub import choose_model, hub_errors, models_of, parse_reference
 from runtime.errors import EXIT_MODEL, EXIT_USAGE, EngineError
+from runtime.shelf.hub import choose_model, hub_errors, models_of, parse_reference
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """

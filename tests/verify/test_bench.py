@@ -14,11 +14,11 @@ import pytest
 from compiler.workbench.bandwidth import BandwidthProbe, _tool
 from runtime.cli import main
 from runtime.cli.target import bundle_of
-from runtime.control.bench import Test as Row
-from runtime.control.bench import chunks, parse_values, plan_tests, run_test
-from runtime.control.work import Step
 from runtime.engine.executable import Executable
 from runtime.errors import EngineError
+from runtime.laboratory.bench import Test as Row
+from runtime.laboratory.bench import chunks, parse_values, plan_tests, run_test
+from runtime.laboratory.work import Step
 from runtime.metrics.energy import EnergyMeter
 
 LLAMA_BENCH_KEYS = [

@@ -13,9 +13,9 @@ import pytest
 
 from runtime.cli import main
 from runtime.cli.target import bundle_of
-from runtime.control.verify import Backend, Cell, Way, Workload, disagreements, grid, run_cell, ways
 from runtime.engine.executable import Executable
 from runtime.errors import EngineError
+from runtime.laboratory.verify import Backend, Cell, Way, Workload, disagreements, grid, run_cell, ways
 
 WORK = Workload(tokens=24, prompt_tokens=20)
 

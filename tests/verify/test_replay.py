@@ -16,11 +16,11 @@ from runtime.cli import main
 from runtime.cli.target import bundle_of
 from runtime.control.record import record_completion, reduce_content
 from runtime.control.records import RecordStore
-from runtime.control.replay import find_bundle, plan_document, replay
 from runtime.engine.loop import Engine, generate
 from runtime.engine.request import Request
 from runtime.engine.types import Sampling
 from runtime.errors import EngineError
+from runtime.laboratory.replay import find_bundle, plan_document, replay
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from compiler.workbench.peak import WIDTHS, PeakProbe
 from runtime.cli import main
 from runtime.cli.target import bundle_of
 from runtime.cli.variants import Variants
-from runtime.control.bench import Test as Row
-from runtime.control.roofline import Limits, OpRow, measure_roofline
-from runtime.control.work import OpWork
 from runtime.engine.executable import Executable
 from runtime.errors import EngineError
+from runtime.laboratory.bench import Test as Row
+from runtime.laboratory.roofline import Limits, OpRow, measure_roofline
+from runtime.laboratory.work import OpWork
 
 LIMITS = Limits((10e9, "made"), {0: (20e9, "made"), 4: (80e9, "made"), 8: (40e9, "made")})
 

@@ -10,7 +10,7 @@ import pytest
 
 from compiler.formats import packed_bytes
 from runtime.cli.target import bundle_of
-from runtime.control.work import OpWork, Step, attended, total, work_by_op
+from runtime.laboratory.work import OpWork, Step, attended, total, work_by_op
 
 
 @pytest.mark.parametrize("window", [0, 1, 3, 5, 100])

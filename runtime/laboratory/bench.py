@@ -20,10 +20,10 @@ import numpy as np
 
 from runtime.bundle.format import Manifest
 from runtime.bundle.reader import Bundle
-from runtime.control.work import OpWork, Step, total, work_by_op
 from runtime.engine.executable import Executable
 from runtime.engine.types import Sampling
 from runtime.errors import EXIT_USAGE, EngineError
+from runtime.laboratory.work import OpWork, Step, total, work_by_op
 from runtime.metrics.energy import EnergyMeter
 from runtime.metrics.reading import EnergyReading
 

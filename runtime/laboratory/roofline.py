@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from runtime.bundle.format import Manifest
-from runtime.control.bench import SEED, Test, run_steps
-from runtime.control.work import OpWork, Step, total, work_by_op
 from runtime.engine.executable import Executable
 from runtime.errors import EXIT_USAGE, EngineError
+from runtime.laboratory.bench import SEED, Test, run_steps
+from runtime.laboratory.work import OpWork, Step, total, work_by_op
 
 #: Tokens decoded in a round; the times of a step are their mean.
 DECODED = 8

@@ -1,0 +1,1 @@
+"""Plans tried out: how fast, how good, how exactly the same; no service, no state."""

@@ -1,0 +1,1 @@
+"""What can be served: models by name, bundles opened, plans proposed."""
