@@ -101,3 +101,14 @@ def test_whole_and_broken_blocks(attend, tokens: int) -> None:
     expected = softmax_attention(q, keys, values)
     for combined in (False, True):
         np.testing.assert_allclose(attend(combined, q, keys, values), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("combined", [False, True])
+@pytest.mark.parametrize("height", [-300.0, 300.0])
+def test_scores_whose_exponentials_no_float_holds(attend, combined: bool, height: float) -> None:
+    rng = np.random.default_rng(5)
+    q = rng.standard_normal(DIM).astype(np.float32)
+    keys = (rng.standard_normal((TOKENS, DIM)) * 0.3 + height * q / (q @ q)).astype(np.float32)
+    values = rng.standard_normal((TOKENS, DIM)).astype(np.float32)
+    expected = softmax_attention(q, keys, values)
+    np.testing.assert_allclose(attend(combined, q, keys, values), expected, rtol=1e-3, atol=1e-3)

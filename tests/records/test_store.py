@@ -176,11 +176,53 @@ def test_each_row_carries_the_hash_of_the_row_before(store: RecordStore) -> None
     """A row whose own hash is right, but which follows another row than the one before it."""
     filled(store, 3)
     first, second, third = store.rows()
-    digest = third.body_sha256
-    other = replace(third, previous=first.hash, hash=row_hash(3, first.hash, digest))
-    assert [fault.what for fault in verify_rows([first, second, other])[1]] == [
-        "does not carry the hash of the row before"
-    ]
+    for previous in (first.hash, "0" * 64, "f" * 64):
+        other = replace(third, previous=previous, hash=row_hash(3, previous, third.body_sha256))
+        assert [fault.what for fault in verify_rows([first, second, other])[1]] == [
+            "does not carry the hash of the row before"
+        ]
+
+
+def test_a_gap_in_the_numbers_is_found_where_all_hashes_are_right(store: RecordStore) -> None:
+    filled(store, 3)
+    first, second, third = store.rows()
+    for number in (2, 5):
+        moved = replace(third, seq=number, hash=row_hash(number, second.hash, third.body_sha256))
+        assert [fault.what for fault in verify_rows([first, second, moved])[1]] == [
+            "follows row 2: rows are missing or out of order"
+        ]
+
+
+@pytest.mark.parametrize("how", [{"separators": (", ", ": ")}, {"ensure_ascii": True}, {"sort_keys": False}])
+def test_content_in_another_spelling_is_found_where_all_hashes_are_right(
+    store: RecordStore, how: dict[str, Any]
+) -> None:
+    filled(store, 1)
+    (row,) = store.rows()
+    usual: dict[str, Any] = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False}
+    backwards = dict(reversed(json.loads(row.body).items()))
+    body = json.dumps(backwards, **{**usual, **how}).encode()
+    digest = hashlib.sha256(body).hexdigest()
+    other = replace(row, body=body, body_sha256=digest, hash=row_hash(1, GENESIS, digest))
+    assert [fault.what for fault in verify_rows([other])[1]] == ["its content is not canonical JSON"]
+
+
+@pytest.mark.parametrize("digit", "0f")
+def test_a_digest_that_is_another_is_found_whichever_is_larger(store: RecordStore, digit: str) -> None:
+    filled(store, 1)
+    (row,) = store.rows()
+    hashed = replace(row, hash=digit * 64)
+    assert [fault.what for fault in verify_rows([hashed])[1]] == ["its hash was changed"]
+    digested = replace(row, body_sha256=digit * 64, hash=row_hash(1, GENESIS, digit * 64))
+    assert [fault.what for fault in verify_rows([digested])[1]] == ["its content was changed"]
+
+
+def test_the_head_of_an_empty_store_is_one_to_verify_against(store: RecordStore) -> None:
+    empty = RecordHead(**store.head())
+    assert store.verify(empty) == (empty, [])
+    filled(store, 1)
+    assert store.verify(empty)[1] == []
+    assert "rewritten" in store.verify(RecordHead(0, "f" * 64))[1][0].what
 
 
 def test_a_rows_hash_covers_its_number_its_content_and_the_row_before() -> None:
