@@ -149,6 +149,7 @@ class FakeEngine:
     ) -> None:
         self.limits = EngineLimits(N_VOCAB, 2, context, slots, step_tokens)
         self.step_seconds = step_seconds
+        self.tokens_a_decode = 1
         self.eos = eos
         self.broken: Exception | None = None
         self.gate: threading.Event | None = None
@@ -197,7 +198,8 @@ class FakeEngine:
         for sequence, count in work:
             assert self._slots.get(sequence.slot) is sequence
             assert sequence.stop_reason is None
-            if sequence.phase is Phase.PREFILL:
+            decodes = sequence.phase is Phase.DECODE
+            if not decodes:
                 assert 1 <= count <= sequence.remaining_prefill
                 sequence.done_prefill += count
                 n_prefill += count
@@ -207,9 +209,12 @@ class FakeEngine:
             else:
                 assert count == 1
                 n_decode += 1
-            event = self._sample(sequence)
-            if event is not None:
-                events.append(event)
+            for _ in range(self.tokens_a_decode if decodes else 1):
+                event = self._sample(sequence)
+                if event is not None:
+                    events.append(event)
+                if sequence.stop_reason is not None:
+                    break
             if sequence.stop_reason is not None:
                 finished.append(sequence)
         ended = time.monotonic_ns()

@@ -233,7 +233,7 @@ class Executor:
         for other in self._lanes.values():
             if other is not lane:
                 other.stood_by(report.ended_ns - report.started_ns)
-        lane.deliver(report)
+        gained = lane.deliver(report)
         self.power.step({part.id: part.count for part in step.parts if part.id in lane.executions})
         for execution in in_step:
             if execution.sequence is not None and self.power.exceeded(execution):
@@ -242,7 +242,8 @@ class Executor:
         if self._observe is not None:
             self._observe(lane.name, step, report)
         with self._wake:
-            explained = lane.scheduler.commit(step, [e.id for e in ended], self._clock())
+            finished = [execution.id for execution in ended]
+            explained = lane.scheduler.commit(step, finished, self._clock(), gained)
             for execution in ended:
                 execution.decisions = explained.get(execution.id, ())
                 self._close(lane, execution)

@@ -86,14 +86,18 @@ class Lane:
             if part.wanted:
                 execution.phase = Phase.DECODE
 
-    def deliver(self, report: StepReport) -> None:
-        """Passes the step's tokens on to whoever follows each execution."""
+    def deliver(self, report: StepReport) -> dict[str, int]:
+        """Passes the step's tokens on to whoever follows each execution; how many each gained, by id."""
+        gained: dict[str, int] = {}
         for event in report.events:
-            self.active[id(event.sequence)].deliver(
+            execution = self.active[id(event.sequence)]
+            execution.deliver(
                 TokenOut(
                     event.index, event.token, event.text, event.time_ns, event.logprob, event.top_logprobs
                 )
             )
+            gained[execution.id] = gained.get(execution.id, 0) + 1
+        return gained
 
     def ended(self) -> list[Execution]:
         """Executions whose sequence has stopped."""

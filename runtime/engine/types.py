@@ -131,10 +131,10 @@ class TokenEvent:
 class StepReport:
     """What one step did.
 
-    ``events`` in the order of the work; ``finished``: the sequences that ended
-    in this step (each still holds its slot until ``release``). ``wait_ns``: of
-    ``forward_ns``, those that the calling thread waited for others. ``forward_ns`` is
-    the time inside the compiled code.
+    ``events`` in the order of the work, one for each token that a sequence gained;
+    ``finished``: the sequences that ended in this step (each still holds its slot until
+    ``release``). ``wait_ns``: of ``forward_ns``, those that the calling thread waited for
+    others. ``forward_ns`` is the time inside the compiled code.
     """
 
     events: tuple[TokenEvent, ...]

@@ -510,3 +510,16 @@ def test_an_execution_accounts_for_its_own_memory(make):
         expected = info.weights_bytes + info.arena_bytes + round(tokens * per_token)
         assert outcome.metrics["memory_peak_mb"] == expected / 1e6
     assert two.diagnostics["process_memory_peak_mb"] > two.metrics["memory_peak_mb"]
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_what_a_decode_gained_is_what_the_scheduler_counts(make, tokens):
+    """The first of ten tokens comes with the prompt; nine are gained by decodes, one or more at a time."""
+    engine = FakeEngine()
+    engine.tokens_a_decode = tokens
+    run = make(engine).submit(spec("a", limits__max_tokens=10))
+    assert run.settled.wait(5)
+    ended = run.outcome.decisions[-1]
+    assert ended.action == "finished"
+    assert dict(ended.numbers)["held_tokens"] == len(run.spec.request.prompt_ids) + 9
+    assert sum(n for step in engine.steps for _, n in step) == len(run.spec.request.prompt_ids) + 9 // tokens
