@@ -52,11 +52,13 @@ class Emulation:
     ``features``  CPU features that are then not needed.
     ``without``   compiler flags that are left away.
     ``flags``     compiler flags that come instead.
+    ``sources``   files under ``kernels_c`` that are included before the backend's own.
     """
 
     features: tuple[str, ...]
     without: tuple[str, ...]
     flags: tuple[str, ...]
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Backend:
             summary=f"{self.name} with {', '.join(self.emulation.features)} emulated, for tests",
             cpu_features=tuple(f for f in self.cpu_features if f not in self.emulation.features),
             cflags=(*kept, *self.emulation.flags),
+            sources=(*self.emulation.sources, *self.sources),
             emulation=None,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compiler.backends import Instructions, derive
+from compiler.backends import Emulation, Instructions, derive
 from compiler.backends.reference import BACKEND as REFERENCE
 from compiler.kernels import panel_rows, panel_sources, shared_rows
 
@@ -14,7 +14,12 @@ BACKEND = derive(
     REFERENCE,
     "cpu_avx512vnni",
     "AVX-512 with VNNI, for x86-64 server CPUs since Cascade Lake and Zen 4",
-    Instructions(("avx2", "fma", "f16c", *FEATURES), (*BASE_FLAGS, *FLAGS)),
+    Instructions(
+        ("avx2", "fma", "f16c", *FEATURES),
+        (*BASE_FLAGS, *FLAGS),
+        # GCC warns that vectors of 64 bytes are passed otherwise than with AVX-512: all calls are our own.
+        Emulation(FEATURES, FLAGS, ("-DEMULATED_AVX512", "-Wno-psabi"), ("simd/avx512_emulated.h",)),
+    ),
     sources=(
         "simd/v16_avx512.h",
         "simd/tiles_avx512.h",

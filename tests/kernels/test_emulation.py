@@ -19,7 +19,12 @@ from tests.command import Engine
 from tests.tiny_models import write_llama
 
 #: Backends with an emulation, and the instructions that only they use.
-INSTRUCTIONS = {"cpu_avxvnni": (r"\{vex\} vpdpbusd ymm", r"\{vex\} vpdpwssd ymm")}
+INSTRUCTIONS = {
+    "cpu_avxvnni": (r"\{vex\} vpdpbusd ymm", r"\{vex\} vpdpwssd ymm"),
+    "cpu_avx512vnni": (r"vpdpbusd zmm", r"vpdpwssd zmm"),
+}
+#: Those whose emulation takes minutes to compile are proven when asked (``-m slow``).
+PROVEN = ["cpu_avxvnni", pytest.param("cpu_avx512vnni", marks=pytest.mark.slow)]
 QUANTIZED = [name for name, format in FORMATS.items() if format.quantized]
 #: Rows to check, two a format: compiling the unrolled emulation is what takes the time.
 SHORT = {256: (256, 768), 32: (96, 896), 0: (2, 96)}
@@ -51,7 +56,7 @@ def test_every_backend_with_an_emulation_is_covered() -> None:
     assert set(INSTRUCTIONS) == {n for n in backends.available() if backends.get(n).emulation}
 
 
-@pytest.mark.parametrize("name", INSTRUCTIONS)
+@pytest.mark.parametrize("name", PROVEN)
 def test_emulated_kernels_equal_their_reference_and_are_clean(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +73,7 @@ def test_emulated_kernels_equal_their_reference_and_are_clean(
     assert [json.loads(line)["op"] for line in done.stdout.splitlines()] == QUANTIZED
 
 
-@pytest.mark.parametrize("name", INSTRUCTIONS)
+@pytest.mark.parametrize("name", PROVEN)
 def test_a_model_has_the_same_logits_on_emulated_instructions(
     name: str, tmp_path: Path, engine: Engine
 ) -> None:
