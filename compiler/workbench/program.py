@@ -94,51 +94,27 @@ def build_program(
     chain = find_toolchain()
     include = [f"-I{folder}", f"-I{KERNELS}", f"-I{KERNELS / 'include'}", f"-I{KERNELS / 'tools'}"]
     warn = [*warnings, "-Wno-unused-function"]
-    objects = []
+
+    def compiled(source: Path, flags: Sequence[str]) -> str:
+        target = folder / f"{source.stem}.o"
+        words = [*chain.flags(flags), *warn, *extra, *include]
+        _run([*chain.command, *words, "-c", str(source), "-o", str(target)])
+        return str(target)
+
     for name in ("format_table.h", "format_table.c"):
-        text = (
-            environment().get_template(f"tools/{name}.j2").render(formats=FORMATS.values(), kv_types=KV_TYPES)
-        )
+        template = environment().get_template(f"tools/{name}.j2")
+        text = template.render(formats=FORMATS.values(), kv_types=KV_TYPES)
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "registry.c").write_text(_registry(backends), encoding="utf-8")
+    objects = []
     for backend in backends:
         source = folder / f"{backend.name}.c"
         source.write_text(exposed_source(backend), encoding="utf-8")
-        flags = (extra_backend or {}).get(backend.name, backend.cflags)
-        target = folder / f"{backend.name}.o"
-        _run(
-            [
-                *chain.command,
-                *chain.flags(flags),
-                *warn,
-                *extra,
-                *include,
-                "-c",
-                str(source),
-                "-o",
-                str(target),
-            ]
-        )
-        objects.append(str(target))
+        objects.append(compiled(source, (extra_backend or {}).get(backend.name, backend.cflags)))
     packers = [KERNELS / "tools" / format.packer_source for format in FORMATS.values()]
     drivers = [KERNELS / "tools" / name for name in DRIVER]
     for source in (folder / "format_table.c", folder / "registry.c", *packers, *drivers):
-        target = folder / f"{source.stem}.o"
-        flags = (*COMMON_FLAGS, *DRIVER_FLAGS.get(source.name, ()))
-        _run(
-            [
-                *chain.command,
-                *chain.flags(flags),
-                *warn,
-                *extra,
-                *include,
-                "-c",
-                str(source),
-                "-o",
-                str(target),
-            ]
-        )
-        objects.append(str(target))
+        objects.append(compiled(source, (*COMMON_FLAGS, *DRIVER_FLAGS.get(source.name, ()))))
     result = folder / "check"
     _run([*chain.command, *extra, *objects, "-o", str(result), "-lm", "-pthread"])
     return result
