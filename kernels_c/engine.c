@@ -75,6 +75,10 @@ int32_t engine_open(const void *weights, uint64_t weights_bytes, int32_t threads
 {
     if (weights == NULL || out == NULL || weights_bytes < WEIGHTS_BYTES || threads < 1 || threads > 1024)
         return ENGINE_E_ARGUMENT;
+#ifdef KERNELS_OBSTACLE
+    if (KERNELS_OBSTACLE() != NULL)
+        return ENGINE_E_MACHINE;
+#endif
     engine *e = calloc(1, sizeof *e);
     if (e == NULL)
         return ENGINE_E_MEMORY;

@@ -85,6 +85,21 @@ class Hooks:
 
 
 @dataclass(frozen=True)
+class SelfTest:
+    """What must be seen to work before a backend is offered, where features alone do not tell.
+
+    ``function``  C function ``const char *f(void)``: why the kernels cannot run on this machine, or NULL. It
+                  also asks the system for what they need; every bundle calls it when it is opened.
+    ``probe``     file under ``kernels_c/tools`` that exports it as ``obstacle``, for the compiler's own use.
+    ``includes``  files under ``kernels_c`` that the probe includes by their bare names.
+    """
+
+    function: str
+    probe: str
+    includes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Backend:
     """One kernel set.
 
@@ -97,6 +112,7 @@ class Backend:
     ``kernels``       its rows of the registry.
     ``emulation``     how it runs where the CPU lacks its instructions, for tests; None: not at all.
     ``hooks``         what its threads do before and after a step.
+    ``self_test``     what tells whether this machine runs it, beside the features; None: nothing.
     """
 
     name: str
@@ -108,6 +124,7 @@ class Backend:
     kernels: tuple[Kernel, ...]
     emulation: Emulation | None = None
     hooks: Hooks = Hooks()
+    self_test: SelfTest | None = None
 
     def emulated(self) -> Backend:
         """The same kernels over emulated instructions: a backend of its own name, so that whatever it
@@ -151,12 +168,13 @@ def derive(
     sources: tuple[str, ...],
     replace: tuple[Kernel, ...],
     hooks: Hooks | None = None,
+    self_test: SelfTest | None = None,
 ) -> Backend:
     """``base`` with kernels replaced: each of ``replace`` takes the place of the base's of its op, format
     and name. A format or row that none of them computes keeps the base's kernel.
 
     ``sources``: files under ``kernels_c``, included after the base's; of those, the ones that hold nothing
-    but replaced kernels are left away. ``hooks``: None for the base's.
+    but replaced kernels are left away. ``hooks``, ``self_test``: None for the base's.
     """
     new = {(row.op, row.format, row.name): row for row in replace}
     rows = tuple(new.pop((row.op, row.format, row.name), row) for row in base.kernels)
@@ -173,6 +191,7 @@ def derive(
         kernels=rows,
         emulation=instructions.emulation,
         hooks=base.hooks if hooks is None else hooks,
+        self_test=self_test or base.self_test,
     )
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from compiler.formats.parts.panels import block_panel, chunks, vnni_panel
+from compiler.formats.parts.panels import block_panel, chunks, tile_panel, vnni_panel
 from compiler.formats.parts.q4_k_fit import fit
 from compiler.formats.parts.record import PANEL_ROWS, Bytes, Floats, Format
 from compiler.formats.parts.scales import half_bytes, reciprocal, rounded
@@ -102,6 +102,7 @@ FORMAT = Format(
             "avx2": block_panel("q4_k", "avx2", tokens=4, k_block=256),
             "avxvnni": vnni_panel("q4_k", k_block=256),
             "avx512": block_panel("q4_k", "avx512", tokens=8, k_block=256),
+            "amx": tile_panel("q4_k", group=256, k_block=256),
         }
     ),
     check_k=(256, 768, 2048),

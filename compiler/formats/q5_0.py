@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from compiler.formats.parts.panels import block_panel, chunks, in_pairs, paired_bytes, vnni_panel
+from compiler.formats.parts.panels import block_panel, chunks, in_pairs, paired_bytes, tile_panel, vnni_panel
 from compiler.formats.parts.record import PANEL_ROWS, Bytes, Floats, Format
 from compiler.formats.parts.scales import best_half_scale, half_bytes, reciprocal, rounded
 
@@ -77,6 +77,7 @@ FORMAT = Format(
             "avx2": block_panel("q5_0", "avx2", tokens=4, k_block=512),
             "avxvnni": vnni_panel("q5_0", k_block=512),
             "avx512": block_panel("q5_0", "avx512", tokens=8, k_block=256),
+            "amx": tile_panel("q5_0", group=32, k_block=128),
         }
     ),
     check_k=(32, 96, 256, 896, 2048),

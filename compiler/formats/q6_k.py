@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from compiler.formats.parts.panels import block_panel, chunks, in_pairs, paired_bytes, vnni_panel
+from compiler.formats.parts.panels import block_panel, chunks, in_pairs, paired_bytes, tile_panel, vnni_panel
 from compiler.formats.parts.record import PANEL_ROWS, Bytes, Floats, Format
 from compiler.formats.parts.scales import (
     ZERO,
@@ -153,6 +153,7 @@ FORMAT = Format(
             "avx2": block_panel("q6_k", "avx2", tokens=4, k_block=256),
             "avxvnni": vnni_panel("q6_k", k_block=256),
             "avx512": block_panel("q6_k", "avx512", tokens=8, k_block=256),
+            "amx": tile_panel("q6_k", group=256, k_block=256),
         }
     ),
     check_k=(256, 768, 2048),

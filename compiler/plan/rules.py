@@ -18,7 +18,7 @@ from runtime.bundle.spelling import did_you_mean, nearest
 from runtime.errors import EXIT_PLAN, EngineError
 
 #: The backends of this project, known even where it runs from a checkout.
-BUILT_IN_BACKENDS = ("reference", "cpu_avx2", "cpu_avxvnni", "cpu_avx512vnni")
+BUILT_IN_BACKENDS = ("reference", "cpu_avx2", "cpu_avxvnni", "cpu_avx512vnni", "cpu_amx")
 
 
 _BRINGS = "`engine models add FILE` brings one, or `engine models pull hf:OWNER/REPO`"

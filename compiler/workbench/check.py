@@ -17,6 +17,7 @@ from compiler.formats import FORMATS
 from compiler.kernels import KV_TYPES
 from compiler.workbench.peak import PeakProbe
 from compiler.workbench.program import build_program
+from compiler.workbench.selftest import offered
 from runtime.errors import EXIT_FAILURE, EngineError
 
 #: What a check covers: a panel kernel a format, attention a KV type, the row kernels, the thread pool.
@@ -60,7 +61,7 @@ def bench_kernels(backend: str, threads: int, rounds: int, dram_bytes: int) -> l
 
 
 def _run(backend: str, arguments: list[str], *, failures: bool) -> list[dict[str, Any]]:
-    chosen = backends.runnable(backend)
+    chosen = offered(backend)
     sets = [backends.get("reference")] if backend == "reference" else [backends.get("reference"), chosen]
     with temporary_folder("engine-kernels-") as folder:
         program = build_program(sets, folder)

@@ -19,6 +19,7 @@
 #define ENGINE_E_MEMORY 2    /* the arena or the KV cache could not be mapped */
 #define ENGINE_E_THREADS 3   /* a worker thread could not be started */
 #define ENGINE_E_NUMERIC 4   /* a logit is NaN or infinite; see engine_fault */
+#define ENGINE_E_MACHINE 5   /* engine_open: the kernels do not work on this machine */
 
 typedef struct engine engine;
 

@@ -76,13 +76,19 @@ def _threads(machine: Machine) -> dict[str, Any]:
 
 def _backends(features: frozenset[str]) -> list[dict[str, Any]]:
     """Registered backends with the CPU features each lacks here; a broken one with its error."""
+    from compiler.workbench.selftest import obstacle
+
     found = []
     for point in sorted(importlib.metadata.entry_points(group="engine.backends"), key=lambda item: item.name):
         entry: dict[str, Any] = {"name": point.name}
         try:
-            needs = point.load().cpu_features
-            entry["missing_features"] = sorted(set(needs) - features)
+            backend = point.load()
+            entry["missing_features"] = sorted(set(backend.cpu_features) - features)
             entry["usable"] = not entry["missing_features"]
+            if entry["usable"] and (reason := obstacle(backend)):
+                entry |= {"usable": False, "error": f"cannot run here: {reason}"}
+        except EngineError as error:  # there is no C compiler to test it with, or it failed
+            entry |= {"usable": False, "error": f"cannot be tested: {error.message}"}
         except Exception as error:  # a third party's entry point may raise anything
             entry |= {"usable": False, "error": f"cannot be loaded: {error}"}
         found.append(entry)
@@ -156,7 +162,7 @@ def _thread_rows(threads: dict[str, Any], default: int) -> list[tuple[str, str]]
     return rows
 
 
-_INTERESTING = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "sha_ni")
+_INTERESTING = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int8")
 
 
 def _rows(body: dict[str, Any]) -> list[tuple[str, str]]:

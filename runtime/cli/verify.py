@@ -152,12 +152,16 @@ def _backends(
 def _usable(emulate: bool) -> list[str]:
     """Names of the backends that this CPU can run; with ``emulate``, of the emulations of the others too."""
     from compiler.backends import available, cpu_features, get
+    from compiler.workbench.selftest import obstacle
 
     cpu = cpu_features()
     names = []
     for backend in (get(name) for name in available() if _offers(name)):
         if not backend.missing_features(cpu):
-            names.append(backend.name)
+            if reason := obstacle(backend):
+                note(f"note: {backend.name} cannot run here: {reason}")
+            else:
+                names.append(backend.name)
         elif emulate and backend.emulation and not backend.emulated().missing_features(cpu):
             names.append(backend.emulated().name)
     return names

@@ -32,7 +32,7 @@ from runtime.errors import EXIT_BUNDLE, EXIT_MACHINE, EXIT_RUN, EngineError
 ABI_VERSION = 3
 _HEADER = Path(__file__).resolve().parents[2] / "kernels_c" / "include" / "engine_abi.h"
 
-_OK, _E_ARGUMENT, _E_MEMORY, _E_THREADS, _E_NUMERIC = range(5)
+_OK, _E_ARGUMENT, _E_MEMORY, _E_THREADS, _E_NUMERIC, _E_MACHINE = range(6)
 
 Floats = npt.NDArray[np.float32]
 
@@ -90,7 +90,7 @@ class Executable:
         status = lib.engine_open(self._weights_pointer, limits.weights_bytes, threads, handle)
         if status != _OK:
             ffi.release(self._weights_pointer)
-            raise _open_error(status, limits, threads)
+            raise _open_error(status, limits, threads, bundle.manifest.backend)
         self._engine: Any = handle[0]
         n = limits.step_tokens
         self._slot, self._position, self._token = (np.zeros(n, np.int32) for _ in range(3))
@@ -381,7 +381,15 @@ def _argument_error(what: str, allowed: str) -> EngineError:
     return EngineError("engine_argument", f"{what} is out of range", allowed=allowed, exit_code=EXIT_RUN)
 
 
-def _open_error(status: int, limits: EngineLimits, threads: int) -> EngineError:
+def _open_error(status: int, limits: EngineLimits, threads: int, backend: str) -> EngineError:
+    if status == _E_MACHINE:
+        return EngineError(
+            "unsupported_cpu",
+            f"the self-test of backend {backend!r} failed: its kernels do not work on this machine",
+            path="backend",
+            hint="`engine doctor` says why, and which backends are usable",
+            exit_code=EXIT_MACHINE,
+        )
     if status == _E_MEMORY:
         need = (limits.arena_bytes + limits.kv_bytes) / (1 << 20)
         return EngineError(

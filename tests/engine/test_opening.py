@@ -47,6 +47,14 @@ def test_too_little_memory_is_refused_with_the_figures(tmp_path: Path) -> None:
     assert "4096 MiB are available" in error.message
 
 
+def test_kernels_that_fail_their_self_test_are_refused_by_name(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", ["OPEN_STATUS=ENGINE_E_MACHINE"], backend="cpu_amx")
+    error = refused(bundle)
+    assert error.code == "unsupported_cpu"
+    assert "cpu_amx" in error.message
+    assert error.exit_code == 7
+
+
 def test_an_object_that_is_none_is_refused(tmp_path: Path) -> None:
     assert refused(make_bundle(tmp_path / "b", files={"engine.so": b"not ELF"})).code == "bundle_damaged"
 

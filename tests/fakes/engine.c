@@ -34,6 +34,9 @@
 #ifndef WEIGHTS_BYTES
 #define WEIGHTS_BYTES 4096
 #endif
+#ifndef OPEN_STATUS
+#define OPEN_STATUS ENGINE_OK
+#endif
 #ifndef STEP_US
 #define STEP_US 0
 #endif
@@ -58,6 +61,7 @@ const char *engine_op_name(int32_t i) { return i == 0 ? "matmul" : i == 1 ? "att
 int32_t engine_open(const void *weights, uint64_t weights_bytes, int32_t threads, engine **out) {
     if (weights_bytes != WEIGHTS_BYTES || *(const int32_t *)weights != 0x454e4746 || threads < 1)
         return ENGINE_E_ARGUMENT;
+    if (OPEN_STATUS != ENGINE_OK) return OPEN_STATUS;
     if (threads > 64) return ENGINE_E_THREADS;
     engine *e = calloc(1, sizeof *e);
     if (!e) return ENGINE_E_MEMORY;

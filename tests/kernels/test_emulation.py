@@ -22,9 +22,10 @@ from tests.tiny_models import write_llama
 INSTRUCTIONS = {
     "cpu_avxvnni": (r"\{vex\} vpdpbusd ymm", r"\{vex\} vpdpwssd ymm"),
     "cpu_avx512vnni": (r"vpdpbusd zmm", r"vpdpwssd zmm"),
+    "cpu_amx": (r"tileloadd tmm\d,", r"tdpbsud tmm\d,tmm\d,tmm\d", r"tdpbssd tmm\d,", r"tilestored \["),
 }
 #: Those whose emulation takes minutes to compile are proven when asked (``-m slow``).
-PROVEN = ["cpu_avxvnni", pytest.param("cpu_avx512vnni", marks=pytest.mark.slow)]
+PROVEN = ["cpu_avxvnni", "cpu_amx", pytest.param("cpu_avx512vnni", marks=pytest.mark.slow)]
 QUANTIZED = [name for name, format in FORMATS.items() if format.quantized]
 #: Rows to check, two a format: compiling the unrolled emulation is what takes the time.
 SHORT = {256: (256, 768), 32: (96, 896), 0: (2, 96)}

@@ -23,7 +23,8 @@ def test_the_page_is_current() -> None:
 def test_every_kernel_of_every_backend_is_in_it() -> None:
     text = kernel_table()
     found = own_backends()
-    assert [backend.name for backend in found][:2] == ["reference", "cpu_avx2"]
+    assert found[0].name == "reference"
+    assert {"cpu_avx2", "cpu_avxvnni", "cpu_avx512vnni", "cpu_amx"} <= {backend.name for backend in found}
     for backend in found:
         section = text.split(f"## {backend.name}\n")[1].split("\n## ")[0]
         assert section.count("\n| ") == 1 + len(backend.kernels) + 1  # header, rule

@@ -89,3 +89,9 @@ def block_panel(name: str, isa: str, tokens: int, k_block: int, caller: str = "p
 def vnni_panel(name: str, k_block: int) -> Panel:
     """The panel kernel of a format of blocks with 256-bit VNNI, in ``simd/<name>_avxvnni.c``."""
     return block_panel(name, "avxvnni", 6, k_block, "panel_blocks_vnni")
+
+
+def tile_panel(name: str, group: int, k_block: int) -> Panel:
+    """The panel kernel of a format of blocks over AMX's tiles, in ``simd/<name>_amx.c``: superblocks for 32
+    tokens together, blocks of 32 for 16."""
+    return block_panel(name, "amx", 32 if group == 256 else 16, k_block, f"panel_amx_{group}")
