@@ -68,11 +68,13 @@ class Instructions:
     ``features``   flags of ``/proc/cpuinfo``.
     ``flags``      compiler flags.
     ``emulation``  how its kernels run where the CPU lacks them, for tests; None: not at all.
+    ``self_test``  what shows that a CPU which announces them computes with them; None: the base's.
     """
 
     features: tuple[str, ...]
     flags: tuple[str, ...]
     emulation: Emulation | None = None
+    self_test: SelfTest | None = None
 
 
 @dataclass(frozen=True)
@@ -168,13 +170,12 @@ def derive(
     sources: tuple[str, ...],
     replace: tuple[Kernel, ...],
     hooks: Hooks | None = None,
-    self_test: SelfTest | None = None,
 ) -> Backend:
     """``base`` with kernels replaced: each of ``replace`` takes the place of the base's of its op, format
     and name. A format or row that none of them computes keeps the base's kernel.
 
     ``sources``: files under ``kernels_c``, included after the base's; of those, the ones that hold nothing
-    but replaced kernels are left away. ``hooks``, ``self_test``: None for the base's.
+    but replaced kernels are left away. ``hooks``: None for the base's.
     """
     new = {(row.op, row.format, row.name): row for row in replace}
     rows = tuple(new.pop((row.op, row.format, row.name), row) for row in base.kernels)
@@ -191,7 +192,7 @@ def derive(
         kernels=rows,
         emulation=instructions.emulation,
         hooks=base.hooks if hooks is None else hooks,
-        self_test=self_test or base.self_test,
+        self_test=instructions.self_test or base.self_test,
     )
 
 

@@ -22,9 +22,9 @@ BACKEND = derive(
             flags=("-DEMULATED_AMX", "-DEMULATED_AVX512", "-Wno-psabi"),
             sources=("simd/avx512_emulated.h",),
         ),
+        SelfTest("tile_unusable", "tiles.c", ("simd/tile_ops.c",)),
     ),
     sources=("simd/tile_ops.c", "simd/blocks_amx.c", *panel_sources("amx")),
     replace=panel_rows("amx"),
     hooks=Hooks(leave="tile_rest"),
-    self_test=SelfTest("tile_unusable", "tiles.c", ("simd/tile_ops.c",)),
 )
