@@ -116,7 +116,7 @@ async def retire(request: Request) -> Response:
 
 
 async def compare(request: Request) -> Response:
-    """``GET /v1/compare?a=&b=``: metric by metric, with the requirements' tolerances."""
+    """``GET /v1/compare?a=&b=``: metric by metric, each with its tolerance."""
     service = service_of(request)
     sides = []
     for side in ("a", "b"):

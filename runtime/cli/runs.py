@@ -144,8 +144,8 @@ def compare(
 ) -> None:
     """Two executions, metric by metric; refuses what is not comparable.
 
-    Several repetitions a side are compared by their medians. Exit code 0 if the metrics that have a
-    tolerance keep it (3 % of tokens/s, 5 % of watts), 1 if not.
+    Several repetitions a side are compared by their medians. Exit code 0 if the metrics that the
+    requirements judge keep their tolerance (3 % of tokens/s, 5 % of watts), 1 if not.
     """
     from runtime.control.compare import compare_runs
 
@@ -161,7 +161,7 @@ def compare(
                 _shown(m.a),
                 _shown(m.b),
                 "" if m.change is None else f"{m.change:+.1%}",
-                "" if m.tolerance is None else f"± {m.tolerance:.0%}",
+                f"± {m.tolerance:.0%}",
                 m.verdict,
             )
             for name, m in comparison.metrics.items()

@@ -14,27 +14,7 @@ from statistics import median
 from typing import Any
 
 from runtime.errors import EXIT_USAGE, EngineError
-
-#: Relative differences that are accepted as equal (section 4.7). Metrics without an
-#: entry have no tolerance there: they are shown, not judged.
-TOLERANCES = {"tokens_per_sec": 0.03, "watts_avg": 0.05}
-
-#: Times are read off a clock: below this relative difference, or this many milliseconds, two of
-#: them are the same. The requirements judge no times, so beyond it they are only ``different``.
-CLOCK = {"latency_total_ms": 0.03, "latency_p50_ms": 0.03, "latency_p95_ms": 0.05}
-CLOCK_MS = 0.01
-
-#: Whether more of a metric is better; the others have no better direction.
-HIGHER_IS_BETTER = {
-    "tokens_per_sec": True,
-    "tokens_per_watt": True,
-    "latency_total_ms": False,
-    "latency_p50_ms": False,
-    "latency_p95_ms": False,
-    "watts_avg": False,
-    "memory_peak_mb": False,
-}
-METRICS = ("tokens_total", *HIGHER_IS_BETTER)
+from runtime.metrics.tolerances import OP_TIME, TOLERANCES, Tolerance
 
 #: What makes the unit of execution, and where a record says it.
 IDENTITY = {
@@ -68,10 +48,10 @@ class MetricComparison:
     """One metric of both sides, as medians.
 
     ``spread_*``: (largest - least) / median of a side's repetitions, None of a single one.
-    ``change``: (b - a) / a. ``verdict``: ``same`` (within the tolerance), ``better``,
-    ``worse``, ``unclear`` (beyond the tolerance, within the spread), ``different`` (the values
-    differ, for times by more than their clock says, and nobody judges them), ``unknown`` (a
-    value is missing).
+    ``change``: (b - a) / a, None where a is 0. ``tolerance``: the accepted share of a.
+    ``verdict``: ``same`` (within the tolerance), ``better``, ``worse``, ``unclear`` (beyond the
+    tolerance, within the spread), ``different`` (beyond it, and neither direction is better),
+    ``unknown`` (a value is missing).
     """
 
     a: float | None
@@ -79,7 +59,7 @@ class MetricComparison:
     spread_a: float | None
     spread_b: float | None
     change: float | None
-    tolerance: float | None
+    tolerance: float
     verdict: str
 
     def to_json(self) -> dict[str, object]:
@@ -97,8 +77,8 @@ class RunComparison:
 
     @property
     def within_tolerance(self) -> bool | None:
-        """Whether every metric that has a tolerance keeps it; None if one of them is unknown."""
-        judged = [self.metrics[name].verdict for name in TOLERANCES]
+        """Whether every metric that the requirements give a tolerance keeps it; None if one is unknown."""
+        judged = [self.metrics[name].verdict for name, given in TOLERANCES.items() if given.required]
         if any(verdict in ("better", "worse") for verdict in judged):
             return False
         return None if "unknown" in judged else True
@@ -166,7 +146,10 @@ def compare_runs(
     return RunComparison(
         a=tuple(str(r["execution_id"]) for r in sides[0]),
         b=tuple(str(r["execution_id"]) for r in sides[1]),
-        metrics={name: _compare(name, *(_values(side, name) for side in sides)) for name in METRICS},
+        metrics={
+            name: _compare(tolerance, *(_values(side, name) for side in sides))
+            for name, tolerance in {**TOLERANCES, **_op_times(records)}.items()
+        },
         notes=tuple(notes),
     )
 
@@ -193,20 +176,26 @@ def _spread(values: Sequence[float]) -> float | None:
     return (max(values) - min(values)) / abs(middle) if len(values) > 1 and middle else None
 
 
-def _compare(name: str, a: Sequence[float], b: Sequence[float]) -> MetricComparison:
-    tolerance = TOLERANCES.get(name, CLOCK.get(name))
+def _op_times(records: Sequence[Mapping[str, Any]]) -> dict[str, Tolerance]:
+    """Each entry of ``op_time_ms`` that any of the records has, by its path among the metrics."""
+    ops = {op for record in records for op in lookup(record, "metrics.op_time_ms") or ()}
+    return {f"op_time_ms.{op}": OP_TIME for op in sorted(ops)}
+
+
+def _compare(tolerance: Tolerance, a: Sequence[float], b: Sequence[float]) -> MetricComparison:
     middle_a, middle_b = (median(values) if values else None for values in (a, b))
     spread_a, spread_b = (_spread(values) if values else None for values in (a, b))
+    change = None
     if middle_a is None or middle_b is None:
-        return MetricComparison(middle_a, middle_b, spread_a, spread_b, None, tolerance, "unknown")
-    change = (middle_b - middle_a) / middle_a if middle_a else None
-    close = name in CLOCK and abs(middle_b - middle_a) <= CLOCK_MS
-    if close or middle_a == middle_b or (change is not None and abs(change) <= (tolerance or 0.0)):
-        verdict = "same"
-    elif name not in TOLERANCES or change is None:
-        verdict = "different"
-    elif abs(change) <= max(spread_a or 0.0, spread_b or 0.0):
-        verdict = "unclear"
+        verdict = "unknown"
     else:
-        verdict = "better" if (change > 0) == HIGHER_IS_BETTER[name] else "worse"
-    return MetricComparison(middle_a, middle_b, spread_a, spread_b, change, tolerance, verdict)
+        change = (middle_b - middle_a) / middle_a if middle_a else None
+        if tolerance.accepts(middle_a, middle_b):
+            verdict = "same"
+        elif change is not None and abs(change) <= max(spread_a or 0.0, spread_b or 0.0):
+            verdict = "unclear"
+        elif tolerance.more_is_better is None:
+            verdict = "different"
+        else:
+            verdict = "better" if (middle_b > middle_a) == tolerance.more_is_better else "worse"
+    return MetricComparison(middle_a, middle_b, spread_a, spread_b, change, tolerance.relative, verdict)

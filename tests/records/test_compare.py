@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from runtime.control.compare import IDENTITY, compare_runs
 from runtime.errors import EngineError
+from runtime.metrics.official import OfficialMetrics
+from runtime.metrics.tolerances import TOLERANCES
 
 
 def run(rate: float = 100.0, watts: float | None = 20.0, **changes: Any) -> dict[str, Any]:
@@ -59,15 +62,58 @@ def test_the_tolerances_are_three_and_five_percent(
 
 
 @pytest.mark.parametrize(
-    ("p50", "verdict"), [(10.0, "same"), (10.004, "same"), (10.29, "same"), (10.4, "different")]
+    ("name", "a", "same", "beyond", "verdict"),
+    [
+        ("tokens_total", 64, 64, 65, "different"),
+        ("latency_total_ms", 640.0, 650.0, 680.0, "worse"),
+        ("latency_p50_ms", 10.0, 10.29, 10.4, "worse"),
+        ("latency_p95_ms", 10.0, 10.49, 9.4, "better"),
+        ("tokens_per_watt", 5.0, 5.002, 5.5, "better"),
+        ("tokens_per_watt", 5.0, 4.65, 4.5, "worse"),
+        ("memory_peak_mb", 72.0, 72.03, 80.0, "worse"),
+    ],
 )
-def test_times_are_the_same_within_what_a_clock_tells(p50: float, verdict: str) -> None:
-    comparison = compare_runs(run(metrics__latency_p50_ms=10.0), run(metrics__latency_p50_ms=p50))
-    assert comparison.metrics["latency_p50_ms"].verdict == verdict
-    assert comparison.metrics["latency_p50_ms"].tolerance == 0.03
-    assert comparison.within_tolerance, "the requirements judge rates and watts"
+def test_what_the_requirements_do_not_judge_has_a_tolerance_too(
+    name: str, a: float, same: float, beyond: float, verdict: str
+) -> None:
+    for value, wanted in ((same, "same"), (beyond, verdict)):
+        comparison = compare_runs(run(**{f"metrics__{name}": a}), run(**{f"metrics__{name}": value}))
+        assert comparison.metrics[name].verdict == wanted
+        assert comparison.metrics[name].tolerance == TOLERANCES[name].relative
+        assert comparison.within_tolerance, "the requirements judge rates and watts"
+
+
+def test_every_official_metric_has_a_tolerance_and_two_of_them_decide() -> None:
+    official = {field.name for field in fields(OfficialMetrics)} - {"op_time_ms"}
+    assert set(TOLERANCES) == official == set(compare_runs(run(), run()).metrics)
+    required = {name: given.relative for name, given in TOLERANCES.items() if given.required}
+    assert required == {"tokens_per_sec": 0.03, "watts_avg": 0.05}
+
+
+def test_what_rate_and_watts_accept_what_follows_from_them_accepts() -> None:
+    for rate in (97.01, 102.99):
+        for watts in (19.01, 20.99):
+            sides = [run(r, w, metrics__tokens_per_watt=r / w) for r, w in ((100.0, 20.0), (rate, watts))]
+            assert {m.verdict for m in compare_runs(*sides).metrics.values()} <= {"same", "unknown"}
+
+
+def test_times_below_what_a_clock_tells_are_the_same() -> None:
     tiny = compare_runs(run(metrics__latency_p50_ms=0.02), run(metrics__latency_p50_ms=0.028))
     assert tiny.metrics["latency_p50_ms"].verdict == "same"
+
+
+def test_times_of_ops_are_compared_where_a_plan_asked_for_them() -> None:
+    sides = [run(metrics__op_time_ms={"linear": ms, "attention": 2.0}) for ms in (100.0, 120.0)]
+    sides[1]["metrics"]["op_time_ms"]["softcap"] = 1.0
+    metrics = compare_runs(*sides).metrics
+    verdicts = {name: metrics[f"op_time_ms.{name}"].verdict for name in ("linear", "attention", "softcap")}
+    assert verdicts == {"linear": "worse", "attention": "same", "softcap": "unknown"}
+
+
+def test_what_was_nothing_and_is_something_is_judged_by_its_direction() -> None:
+    found = compare_runs(run(metrics__watts_avg=0.0), run(metrics__watts_avg=20.0))
+    assert (found.metrics["watts_avg"].verdict, found.metrics["watts_avg"].change) == ("worse", None)
+    assert found.within_tolerance is False
 
 
 @pytest.mark.parametrize(
