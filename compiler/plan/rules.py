@@ -14,6 +14,7 @@ from runtime.bundle.machine import Machine
 from runtime.bundle.modelindex import entry_path, stored_model, stored_names
 from runtime.bundle.plan import check_together
 from runtime.bundle.planfields import plan_error, shown
+from runtime.bundle.policynames import known_policies
 from runtime.bundle.spelling import did_you_mean, nearest
 from runtime.errors import EXIT_PLAN, EngineError
 
@@ -52,6 +53,17 @@ def declared_faults(values: Mapping[str, Any], machine: Machine | None) -> list[
                 f"there is no backend {shown(backend)}",
                 ", ".join(known),
                 did_you_mean(backend, known) or "a package adds one by an entry point in engine.backends",
+            )
+        )
+    policy, policies = values.get("scheduler_policy"), known_policies()
+    if policy is not None and policy not in policies:
+        faults.append(
+            plan_error(
+                "unknown_scheduler_policy",
+                "scheduler_policy",
+                f"there is no scheduler policy {shown(policy)}",
+                ", ".join(policies),
+                did_you_mean(policy, policies) or "a package adds one by an entry point in engine.policies",
             )
         )
     seen: dict[str, int] = {}

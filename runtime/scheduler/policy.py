@@ -5,16 +5,18 @@ promises that hold under every policy (a decode is never left out while it fits,
 nobody is passed over more than a bounded number of times, a step never exceeds
 its tokens), so a policy cannot break them.
 
-To add one: write a small class with a ``name`` and these methods, and call
-:func:`register`.
+To add one: write a small class with a ``name`` and these methods, and declare an object of it in a
+package's entry points, group ``engine.policies``, under its name; or call :func:`register`, for one process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from importlib.metadata import EntryPoint
+from typing import Protocol, runtime_checkable
 
+from runtime.bundle.policynames import announce, installed_policies
 from runtime.bundle.spelling import did_you_mean
 from runtime.errors import EXIT_PLAN, EngineError
 from runtime.scheduler.cost import CostModel
@@ -56,6 +58,7 @@ class View:
     cost: CostModel
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Stateless choices; every method is a pure function of its arguments."""
 
@@ -90,13 +93,19 @@ def register(policy: Policy) -> None:
     if policy.name in _REGISTRY:
         raise ValueError(f"scheduler policy {policy.name!r} is registered already")
     _REGISTRY[policy.name] = policy
+    announce(policy.name)
 
 
 def get(name: str) -> Policy:
-    """The policy of that name. Raises ``unknown_scheduler_policy``."""
-    try:
-        return _REGISTRY[name]
-    except KeyError:
+    """The policy of that name; that of an installed package is imported when it is first asked for.
+
+    Raises ``unknown_scheduler_policy``, and ``scheduler_policy_invalid`` if what a package
+    declares cannot be imported or is no policy of that name.
+    """
+    if (known := _REGISTRY.get(name)) is not None:
+        return known
+    point = installed_policies().get(name)
+    if point is None:
         raise EngineError(
             "unknown_scheduler_policy",
             f"there is no scheduler policy {name!r}",
@@ -104,12 +113,34 @@ def get(name: str) -> Policy:
             allowed=", ".join(names()),
             hint=did_you_mean(name, names()),
             exit_code=EXIT_PLAN,
-        ) from None
+        )
+    policy = _load(point)
+    return _REGISTRY.setdefault(name, policy)
+
+
+def _load(point: EntryPoint) -> Policy:
+    try:
+        policy = point.load()
+    except Exception as cause:  # a third party's module may raise anything
+        raise _invalid(point, f"cannot be imported: {cause}") from cause
+    if isinstance(policy, type) or not isinstance(policy, Policy) or policy.name != point.name:
+        raise _invalid(point, f"is not an object with a policy's methods and the name {point.name!r}")
+    return policy
+
+
+def _invalid(point: EntryPoint, what: str) -> EngineError:
+    return EngineError(
+        "scheduler_policy_invalid",
+        f"the scheduler policy {point.name!r} ({point.value}) {what}",
+        path="scheduler_policy",
+        hint="the package that declares it in engine.policies is at fault",
+        exit_code=EXIT_PLAN,
+    )
 
 
 def names() -> tuple[str, ...]:
-    """Registered names, in order of registration."""
-    return tuple(_REGISTRY)
+    """Registered names, in order of registration, then those of installed packages."""
+    return tuple(dict.fromkeys((*_REGISTRY, *installed_policies())))
 
 
 def oldest_first(budget: int, prefilling: Sequence[Prefilling]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from runtime.engine.loop import Engine
 from runtime.engine.tokenizer import Tokenizer
 from runtime.engine.weights import Residence
 from runtime.scheduler import CostModel
+from runtime.scheduler import get as get_policy
 
 
 class BundleTemplate:
@@ -45,8 +46,11 @@ def load_bundle(
 ) -> ServedBundle:
     """Loads a checked bundle; ``threads`` instead of the plan's.
 
-    Raises ``unsupported_cpu``, ``out_of_memory``, ``bundle_damaged``, ``engine_open_failed``.
+    Raises ``unknown_scheduler_policy``, ``scheduler_policy_invalid`` (the package that brought the
+    plan's policy is not here), ``unsupported_cpu``, ``out_of_memory``, ``bundle_damaged``,
+    ``engine_open_failed``.
     """
+    get_policy(bundle.plan.scheduler_policy)
     tokenizer = Tokenizer.from_bundle(bundle)
     engine = Engine(Executable.open(bundle, threads, residence=residence), tokenizer)
     return ServedBundle(info_of(bundle, engine), engine, tokenizer, BundleTemplate(tokenizer))
