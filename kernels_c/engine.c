@@ -235,3 +235,4 @@ uint64_t engine_wait_ns(const engine *e)
 }
 
 #include "sampling.c"
+#include "guard.c"

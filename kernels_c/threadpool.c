@@ -422,10 +422,14 @@ static int32_t threadpool_create(int32_t threads, threadpool **out)
     p->active = threads;
     p->thread[0].epoch = 1;                       /* words of 0 lie behind every epoch */
     p->start = 1;                                 /* nothing is open */
-    /* Workers take no signals: handlers belong to the caller's threads. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* Workers take no signals that are sent: handlers belong to the caller's threads. Faults of their own
+     * they take: blocked, each would end the process before a handler could look at it. */
+    static const int faults[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    sigset_t sent, before;
+    sigfillset(&sent);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; ++i)
+        sigdelset(&sent, faults[i]);
+    pthread_sigmask(SIG_SETMASK, &sent, &before);
     int32_t error = ENGINE_OK;
     int32_t started = 1;
     /* Workers look at the pool only once a step is open. */

@@ -105,7 +105,7 @@ def panel_source(row: Kernel, k: int) -> str:
 
 def _static_files(backend: Backend) -> list[str]:
     """C that is copied as it is: the engine's own and the backend's kernel set."""
-    own = ["engine.c", "sampling.c", "include/step.h", "include/rotary.h"]
+    own = ["engine.c", "sampling.c", "guard.c", "include/step.h", "include/rotary.h"]
     return [*own, *(name for name in backend.sources if name not in own)]
 
 

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 /* cdef-begin */
-#define ENGINE_ABI_VERSION 3
+#define ENGINE_ABI_VERSION 4
 #define ENGINE_OK 0
 #define ENGINE_E_ARGUMENT 1  /* a count, slot, position or token out of range */
 #define ENGINE_E_MEMORY 2    /* the arena or the KV cache could not be mapped */
@@ -78,6 +78,16 @@ uint64_t engine_forward_ns(const engine *e);
 uint64_t engine_wait_ns(const engine *e);
 
 void engine_close(engine *e);
+
+/* ---- weights that are mapped from a file -------------------------------- */
+/* Watches mapped memory, until engine_unguard: where a page of it cannot be read any more (its file was
+ * truncated, its disk fails), zeros take the place of all of it, instead of SIGBUS, and engine_guard_lost
+ * becomes true for it. What was computed since the last look is then worth nothing. One handler serves
+ * the process, that of the object whose engine_guard was called: it must stay loaded. Not for several
+ * threads at once. Returns a place for the other two, -1 if there is none left. */
+int32_t engine_guard(const void *memory, uint64_t bytes);
+int32_t engine_guard_lost(int32_t place); /* 1 or 0 */
+void engine_unguard(int32_t place);
 
 /* ---- sampling ---------------------------------------------------------- */
 typedef struct {

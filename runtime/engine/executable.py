@@ -7,8 +7,6 @@ the GIL is released.
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,10 +24,10 @@ from runtime.bundle.reader import Bundle
 from runtime.bundle.sharedobject import load_shared_object
 from runtime.engine.tokensets import TokenSet
 from runtime.engine.types import EngineLimits, Sampling
-from runtime.engine.weights import Residence, hold_weights, weights_changed
+from runtime.engine.weights import Residence, Weights, hold_weights
 from runtime.errors import EXIT_BUNDLE, EXIT_MACHINE, EXIT_RUN, EngineError
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 _HEADER = Path(__file__).resolve().parents[2] / "kernels_c" / "include" / "engine_abi.h"
 
 _OK, _E_ARGUMENT, _E_MEMORY, _E_THREADS, _E_NUMERIC, _E_MACHINE = range(6)
@@ -76,20 +74,21 @@ class Executable:
     """One loaded bundle. Driven by one thread at a time; :meth:`close` when done."""
 
     def __init__(
-        self, bundle: Bundle, lib: Any, limits: EngineLimits, weights: mmap.mmap, fd: int, threads: int
+        self, bundle: Bundle, lib: Any, limits: EngineLimits, weights: Weights, threads: int
     ) -> None:
         self.bundle = bundle
         self.limits = limits
         self.threads = threads
         self._lib = lib
-        self._weights: mmap.mmap | None = weights
-        self._fd = fd  # -1 where the weights are a copy of our own
+        self._weights: Weights | None = weights
         ffi = abi()
-        self._weights_pointer = ffi.from_buffer(weights)
+        self._weights_pointer = ffi.from_buffer(weights.memory)
+        weights.guard(lib, self._weights_pointer)
         handle = ffi.new("engine **")
         status = lib.engine_open(self._weights_pointer, limits.weights_bytes, threads, handle)
         if status != _OK:
             ffi.release(self._weights_pointer)
+            weights.check()
             raise _open_error(status, limits, threads, bundle.manifest.backend)
         self._engine: Any = handle[0]
         n = limits.step_tokens
@@ -131,13 +130,11 @@ class Executable:
         lib, limits = _load(bundle)
         _check_memory(limits, machine)
         room = machine.memory_available - limits.arena_bytes - limits.kv_bytes
-        weights, fd = hold_weights(bundle, limits.weights_bytes, residence, room)
+        weights = hold_weights(bundle, limits.weights_bytes, residence, room)
         try:
-            return cls(bundle, lib, limits, weights, fd, threads or bundle.plan.execution.threads)
+            return cls(bundle, lib, limits, weights, threads or bundle.plan.execution.threads)
         except BaseException:
             weights.close()
-            if fd >= 0:
-                os.close(fd)
             raise
 
     # ---- a step ---------------------------------------------------------------
@@ -153,7 +150,7 @@ class Executable:
 
         The four have one length, 1 … ``limits.step_tokens``. Returns float32
         ``[count of want][n_vocab]``, rows in the order of the tokens: a view that the next
-        step overwrites. Raises ``weights_changed``, ``engine_argument``, or
+        step overwrites. Raises ``weights_changed``, ``weights_lost``, ``engine_argument``, or
         :class:`NumericError`.
         """
         n = len(tokens)
@@ -166,11 +163,11 @@ class Executable:
         rows = int(np.count_nonzero(self._want[:n]))
         if rows > len(self._logits):
             self._reserve_logits(rows)
-        if self._fd >= 0 and os.fstat(self._fd).st_size != self.limits.weights_bytes:
-            raise weights_changed(self.bundle.weights)
-        if self._engine is None:
+        if self._engine is None or self._weights is None:
             raise _argument_error("a step on a closed executable", "an open one")
+        self._weights.check()
         status = self._forward(self._engine, n, *self._inputs, self._logits_pointer)
+        self._weights.check()  # what a step has computed from other weights is worth nothing
         logits = self._logits[:rows]
         if status == _OK:
             return logits
@@ -283,9 +280,6 @@ class Executable:
             abi().release(self._weights_pointer)
             self._weights.close()
             self._weights = None
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
     def __del__(self) -> None:
         # Threads that outlived the last reference would be running code that is about to be unloaded.

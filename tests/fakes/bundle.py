@@ -52,9 +52,10 @@ def shared_object(defines: tuple[str, ...] = ()) -> bytes:
     sources = {
         "engine.c": (Path(__file__).parent / "engine.c").read_text(),
         "engine_abi.h": (ROOT / "kernels_c/include/engine_abi.h").read_text(),
+        "guard.c": (ROOT / "kernels_c/guard.c").read_text(),
     }
     out = Path(mkdtemp()) / "engine.so"
-    build_shared_object(sources, ["-O1", *(f"-D{define}" for define in defines)], out)
+    build_shared_object(sources, ["-O1", *(f"-D{define}" for define in defines)], out, units=["engine.c"])
     return out.read_bytes()
 
 

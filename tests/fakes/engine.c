@@ -7,6 +7,7 @@
  *
  * Weights: int32 magic 0x454e4746, which engine_open checks.
  */
+#define _GNU_SOURCE
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -167,3 +168,5 @@ int32_t engine_top_logprobs(const float *logits, int32_t n_vocab, int32_t n, int
     }
     return ENGINE_OK;
 }
+
+#include "guard.c"
