@@ -90,6 +90,8 @@ def test_the_newest_come_first_and_pages_join(store: RecordStore) -> None:
     ids = filled(store, 7)
     assert [r["execution_id"] for r in store.list(limit=3)] == ids[:3:-1]
     assert [r["execution_id"] for r in store.list(limit=10, before=ids[4])] == ids[3::-1]
+    filled(store, 94)
+    assert len(store.list()) == 100 < store.head()["count"]
 
 
 def test_an_id_may_be_shortened_while_it_is_unique(store: RecordStore) -> None:
@@ -102,6 +104,13 @@ def test_an_id_may_be_shortened_while_it_is_unique(store: RecordStore) -> None:
         assert caught.value.code == code
 
 
+def test_a_whole_id_is_that_execution_even_where_it_begins_another(store: RecordStore) -> None:
+    for name in ("exec_aaaa", "exec_aaaa2222"):
+        store.append(record(execution_id=name))
+    for spelling in ("aaaa", "exec_aaaa"):
+        assert store.find(spelling)["execution_id"] == "exec_aaaa"
+
+
 def test_an_execution_is_recorded_once(store: RecordStore) -> None:
     made = record()
     store.append(made)
@@ -109,6 +118,10 @@ def test_an_execution_is_recorded_once(store: RecordStore) -> None:
         store.append(made)
     assert caught.value.code == "record_exists"
     assert store.head()["count"] == 1
+    with RecordStore(store.path) as another:  # the refusal holds no lock, here or there
+        filled(another, 1)
+    filled(store, 1)
+    assert store.head()["count"] == 3
 
 
 @pytest.mark.parametrize(
@@ -281,11 +294,14 @@ def test_the_head_beside_a_store_follows_it_and_catches_up(store: RecordStore) -
     assert store.verify()[1] == []
     store._anchor.path.write_text("nonsense")
     assert "holds no head" in store.verify()[1][0].what
+    filled(store, 1)
+    assert store._anchor.path.read_text() == "nonsense", "who wrote it is to be found"
 
 
 def test_a_locked_store_is_told_as_such_and_can_be_read(
     store: RecordStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert store._db.execute("PRAGMA busy_timeout").fetchone() == (5_000,)  # a reply waits no longer
     monkeypatch.setattr("runtime.control.records.LOCK_SECONDS", 0.05)
     with sqlite3.connect(store.path, isolation_level=None) as other, RecordStore(store.path) as waiting:
         other.execute("BEGIN IMMEDIATE")
@@ -334,6 +350,7 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "other.sqlite"
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE mine (x)")
+    db.close()
     path.chmod(0o600)
     for content in (path.read_bytes(), b"no database at all" * 100):
         path.write_bytes(content)
@@ -341,6 +358,15 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
             RecordStore(path)
         assert caught.value.code == "records_damaged"
         assert path.read_bytes() == content
+        held = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        assert str(path) not in held
+
+
+def test_the_file_says_whose_it_is(store: RecordStore) -> None:
+    """The application id of SQLite's header (offset 68), by which ``file`` knows it."""
+    filled(store, 1)
+    store.close()
+    assert store.path.read_bytes()[68:72] == b"ENGR"
 
 
 def test_the_store_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
