@@ -17,10 +17,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mutants.sampling import SAMPLING
+
 ROOT = Path(__file__).resolve().parents[2]
 ATTENTION = "kernels_c/reference/attention.c"
 POOL = "kernels_c/threadpool.c"
 DEFINITION = "tests/kernels/test_attention_definition.py"
+SAMPLER = "kernels_c/sampling.c"
+SAMPLED = "tests/sampling"
 THREADS = "tests/emit/test_threads_sanitized.py"
 #: Seconds that the tests of one mutant may take: a pool that hangs has been noticed.
 TIMEOUT = 120
@@ -94,6 +98,7 @@ MUTANTS = (
     ),
     Mutant("pool: a share ends one early", POOL, "taken >= count", "taken >= count - 1", THREADS),
     Mutant("pool: the epoch does not advance", POOL, "    t->epoch++;\n", "", THREADS),
+    *(Mutant(f"sampling, {name}", SAMPLER, *change, SAMPLED) for name, *change in SAMPLING),
 )
 
 
