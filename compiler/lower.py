@@ -68,6 +68,7 @@ def lower(plan: ResolvedPlan, model: ModelDescription) -> Lowered:
         plan.execution.context,
         plan.execution.slots,
         plan.execution.kv_cache,
+        plan.execution.kv_pages,
     )
     graph = run_passes(decoder.graph, decisions)
     request = EmitRequest(

@@ -60,10 +60,35 @@ void engine_describe(engine_limits *out)
         .slots = SLOTS,
         .step_tokens = STEP_TOKENS,
         .n_ops = N_OPS,
+        .page_groups = PAGE_GROUPS,
+        .page_blocks = PAGE_BLOCKS,
         .weights_bytes = WEIGHTS_BYTES,
         .arena_bytes = ARENA_BYTES + ROTARY_BYTES,
         .kv_bytes = KV_BYTES,
     };
+}
+
+int32_t engine_describe_pages(int32_t i, engine_page_group *out)
+{
+    if (i < 0 || i >= PAGE_GROUPS)
+        return ENGINE_E_ARGUMENT;
+    *out = PAGES[i].group;
+    return ENGINE_OK;
+}
+
+void *engine_page(engine *e, int32_t group, int32_t page)
+{
+    if (group < 0 || group >= PAGE_GROUPS || page < 0 || page >= PAGES[group].group.pages)
+        return NULL;
+    return e->kv + PAGES[group].at + (uint64_t)page * PAGES[group].group.page_bytes;
+}
+
+int32_t engine_resume(engine *e, int32_t slot, int32_t length)
+{
+    if (slot < 0 || slot >= SLOTS || length < 0 || length > CONTEXT)
+        return ENGINE_E_ARGUMENT;
+    e->length[slot] = length;
+    return ENGINE_OK;
 }
 
 const char *engine_op_name(int32_t i)
@@ -92,7 +117,7 @@ int32_t engine_open(const void *weights, uint64_t weights_bytes, int32_t threads
         engine_close(e);
         return ENGINE_E_MEMORY;
     }
-    /* Every step uses these. The cache is left to the positions that come: most slots stay short. */
+    /* Every step uses these. Pages of the cache are left to the positions that come: most slots stay short. */
     populate(e->arena, ARENA_BYTES);
     populate(e->scratch, (uint64_t)threads * thread_scratch());
     build_rotary(e->rotary);
@@ -122,10 +147,25 @@ void engine_close(engine *e)
     free(e);
 }
 
+/* Whether the table names a page for every block that tokens of a run read or write. */
+static int pages_held(const int32_t *pages, sequence q)
+{
+    const int32_t last = (q.position + q.count - 1) / ENGINE_PAGE;
+    for (int32_t g = 0; g < PAGE_GROUPS; g++) {
+        const engine_page_group group = PAGES[g].group;
+        const int32_t *held = pages + ((int64_t)q.slot * PAGE_GROUPS + g) * PAGE_BLOCKS;
+        const int32_t oldest = group.window > 0 ? q.position - group.window + 1 : 0;
+        for (int32_t block = oldest > 0 ? oldest / ENGINE_PAGE : 0; block <= last; block++)
+            if (held[block] < 0 || held[block] >= group.pages)
+                return 0;
+    }
+    return 1;
+}
+
 /* The step as runs of one slot's consecutive positions; ENGINE_E_ARGUMENT where the
  * caller breaks engine_forward's contract. */
 static int32_t plan_step(engine *e, int32_t n, const int32_t *slot, const int32_t *position,
-                         const int32_t *token, const uint8_t *want)
+                         const int32_t *token, const uint8_t *want, const int32_t *pages)
 {
     if (n < 1 || n > STEP_TOKENS)
         return ENGINE_E_ARGUMENT;
@@ -152,6 +192,10 @@ static int32_t plan_step(engine *e, int32_t n, const int32_t *slot, const int32_
             return ENGINE_E_ARGUMENT;
         e->sequences[e->n_sequences++] = (sequence){.slot = slot[i], .first = i, .count = 1, .position = position[i]};
     }
+    for (int32_t s = 0; s < e->n_sequences; s++)
+        if (!pages_held(pages, e->sequences[s]))
+            return ENGINE_E_ARGUMENT;
+    e->pages = pages;
     for (int32_t s = 0; s < e->n_sequences; s++) {
         const sequence q = e->sequences[s];
         for (int32_t first = 0; first < q.count; first += QUERY_TILE)
@@ -181,10 +225,10 @@ static int logits_finite(const float *logits, int64_t n)
 }
 
 int32_t engine_forward(engine *e, int32_t n, const int32_t *slot, const int32_t *position,
-                              const int32_t *token, const uint8_t *want, float *logits)
+                              const int32_t *token, const uint8_t *want, const int32_t *pages, float *logits)
 {
     const uint64_t started = now_ns();
-    const int32_t status = plan_step(e, n, slot, position, token, want);
+    const int32_t status = plan_step(e, n, slot, position, token, want, pages);
     if (status != ENGINE_OK)
         return status;
     memcpy(e->slot, slot, (size_t)n * sizeof *slot);

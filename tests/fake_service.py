@@ -115,6 +115,7 @@ class FakeSequence:
     eos: bool
     phase: Phase = Phase.PREFILL
     done_prefill: int = 0
+    reused_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
     token_ns: list[int] = field(default_factory=list)
     text: str = ""
@@ -314,6 +315,8 @@ def resolved_plan(name: str = "story", **changes: Any) -> ResolvedPlan:
         "execution.slots": 4,
         "execution.step_tokens": 32,
         "execution.kv_cache": "f16",
+        "execution.kv_pages": None,
+        "execution.prefix_cache": "memory",
         "sampling.temperature": 0.0,
         "sampling.top_k": 0,
         "sampling.top_p": 1.0,

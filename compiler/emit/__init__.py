@@ -26,7 +26,7 @@ from compiler.emit.projections import Projection, projection, split_refs
 from compiler.emit.timers import enumerator, op_label, op_labels
 from compiler.graph import Graph, Node
 from compiler.graph.ops import OpSpec, spec
-from compiler.graph.states import PAGE, rewindable, total_bytes
+from compiler.graph.states import PAGE, PageGroup, State, fixed_bytes, page_groups, rewindable
 from compiler.kernels import Kernel
 from compiler.passes import Decisions
 from compiler.passes.layout import ROTATION, round_up, weights_bytes
@@ -187,7 +187,32 @@ class _View:
 
     @property
     def kv_bytes(self) -> int:
-        return total_bytes(self.graph.states, self.request.slots)
+        pools = sum(group.page_bytes * pages for group, pages, _ in self.pools())
+        return pools + fixed_bytes(self.graph.states, self.request.slots)
+
+    @property
+    def page_groups(self) -> tuple[PageGroup, ...]:
+        return page_groups(self.graph.states, self.request.context)
+
+    @property
+    def page_blocks(self) -> int:
+        """Blocks of a slot's positions, each in a page of every group."""
+        return -(-self.request.context // PAGE)
+
+    def pools(self) -> Iterator[tuple[PageGroup, int, int]]:
+        """Each group, how many pages it has, and where they begin."""
+        at = 0
+        for group in self.page_groups:
+            pages = self.request.decisions.pages_of(group)
+            yield group, pages, at
+            at += pages * group.page_bytes
+
+    def page_group(self, state: State) -> int:
+        """The number of the group that a paged state belongs to."""
+        return [group.window for group in self.page_groups].index(state.window)
+
+    def page_stride(self, state: State) -> int:
+        return self.page_groups[self.page_group(state)].page_bytes
 
     @property
     def kv_slack(self) -> int:
@@ -229,8 +254,13 @@ class _View:
         shape_of = {number: shape.index for shape in self.shapes for number in shape.layers}
         for number, nodes in enumerate(self.layers):
             held = states_of(self.graph, nodes)
-            states = [(held[name].offset or 0) if name in held else 0 for name in self.contents]
+            states = [self._state_offset(held[name]) if name in held else 0 for name in self.contents]
             yield number, shape_of[number], states, self._offsets(nodes)
+
+    def _state_offset(self, state: State) -> int:
+        """Of a paged state within a page; of a fixed one within the cache, where they follow the pools."""
+        pools = self.kv_bytes - fixed_bytes(self.graph.states, self.request.slots)
+        return (state.offset or 0) + (pools if state.kind == "fixed" else 0)
 
     def _offsets(self, nodes: list[Node]) -> list[int]:
         from compiler.emit.places import role

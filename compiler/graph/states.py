@@ -1,8 +1,8 @@
 """What a layer remembers between steps: declared in the graph, read and written by its ops.
 
 Two kinds. ``paged``: a row a position (keys and values of attention), in pages of
-:data:`PAGE` positions; what lies at a position is written before it is read, so nothing is
-cleared, and a sequence is rewound by positions, in a ring as far as it still holds them.
+:data:`PAGE` positions that a slot's table names; what lies at a position is written before it is
+read, so nothing is cleared, and a sequence is rewound by positions, as far as it still holds them.
 ``fixed``: the same bytes whatever the position (a short convolution's last inputs, a delta
 net's or an SSM's state); zero before the first position, and rewound only by a snapshot, if at
 all.
@@ -60,8 +60,9 @@ class State:
     ``parts``     its arrays, one after the other.
     ``window``    positions that its readers look back, their own included; 0: all. Paged only.
     ``rewind``    how a sequence goes back: by ``positions``, to a ``snapshot``, or ``no``.
-    ``type``      element type, once the states pass ran; then ``positions`` that a slot holds (a
-                  multiple of :data:`PAGE`; 0 if fixed) and ``offset``, where slot 0 begins.
+    ``type``      element type, once the states pass ran; then ``positions`` that a slot holds at a
+                  time (a multiple of :data:`PAGE`; 0 if fixed) and ``offset``: from the start of each
+                  page of its group (:func:`page_groups`), or where slot 0 begins if fixed.
     """
 
     name: str
@@ -94,14 +95,9 @@ class State:
         return self.token_bytes * PAGE
 
     @property
-    def slot_bytes(self) -> int:
-        """Bytes of one slot, without what aligns the next."""
-        return self._bytes(self.positions if self.kind == "paged" else 1)
-
-    @property
     def slot_stride(self) -> int:
-        """Bytes from one slot to the next."""
-        return -(-self.slot_bytes // ALIGNMENT) * ALIGNMENT
+        """Bytes from one slot to the next of a fixed state; 0 of a paged one."""
+        return 0 if self.kind == "paged" else -(-self._bytes(1) // ALIGNMENT) * ALIGNMENT
 
     @property
     def slack(self) -> int:
@@ -111,14 +107,18 @@ class State:
         return self.positions - self.window
 
     def part_bytes(self, name: str) -> int:
-        """Bytes of one part of a slot, its scales left out."""
+        """Bytes of one part of a page (of a slot if fixed), its scales left out."""
         part = next(part for part in self.parts if part.name == name)
-        return part.rows * part.columns * max(1, self.positions) * ELEMENT_TYPES[self.type].bytes
+        return part.rows * part.columns * self._rows * ELEMENT_TYPES[self.type].bytes
 
     def scale_bytes(self, name: str) -> int:
-        """Bytes of the scales of one part of a slot."""
+        """Bytes of the scales of one part of a page."""
         part = next(part for part in self.parts if part.name == name)
-        return part.rows * max(1, self.positions) * _SCALE_BYTES if ELEMENT_TYPES[self.type].scaled else 0
+        return part.rows * self._rows * _SCALE_BYTES if ELEMENT_TYPES[self.type].scaled else 0
+
+    @property
+    def _rows(self) -> int:
+        return PAGE if self.kind == "paged" else 1
 
     def _bytes(self, positions: int) -> int:
         element = ELEMENT_TYPES[self.type]
@@ -148,8 +148,36 @@ def kv_state(layer: int, heads: int, head_dim: int, head_dim_v: int, window: int
     return State(f"s.{layer}.kv", "paged", parts, window)
 
 
-def total_bytes(states: Mapping[str, State], slots: int) -> int:
-    """Bytes of the states of ``slots`` slots."""
+@dataclass(frozen=True)
+class PageGroup:
+    """Paged states that look back equally far: their pages are taken and given back together.
+
+    ``window``      positions that they look back; 0: all.
+    ``page_bytes``  of a page: :data:`PAGE` positions of all of them, one state after the other.
+    ``held``        pages that a slot holds at a time, at most, where the block of the oldest
+                    position in reach and that of a step's last are two.
+    """
+
+    window: int
+    page_bytes: int
+    held: int
+
+
+def page_groups(states: Mapping[str, State], context: int) -> tuple[PageGroup, ...]:
+    """The groups of placed states, those that look back furthest first."""
+    windows = {state.window for state in states.values() if state.kind == "paged"}
+    blocks = -(-context // PAGE)
+    groups = []
+    for window in sorted(windows, key=lambda window: (window > 0, -window)):
+        members = [s for s in states.values() if s.kind == "paged" and s.window == window]
+        # A ring of n whole pages may begin and end within one: in pages by number that is one more.
+        held = members[0].positions // PAGE + (1 if window else 0)
+        groups.append(PageGroup(window, sum(s.page_bytes for s in members), min(blocks, held)))
+    return tuple(groups)
+
+
+def fixed_bytes(states: Mapping[str, State], slots: int) -> int:
+    """Bytes of the fixed states of ``slots`` slots."""
     return sum(state.slot_stride * slots for state in states.values())
 
 

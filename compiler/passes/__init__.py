@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from compiler.graph import Graph
 from compiler.graph.ops import verify
+from compiler.graph.states import PageGroup
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Decisions:
     """What the plan decided that shapes the graph.
 
     ``types``: format of each tensor by name. ``step_tokens``: most tokens of a step. ``context``:
-    positions of a sequence. ``kv_cache``: element type of paged states.
+    positions of a sequence. ``kv_cache``: element type of paged states. ``kv_pages``: pages that
+    all slots share, of each group of layers; None: what every slot needs at a time, for each.
     """
 
     types: Mapping[str, str]
@@ -26,6 +28,12 @@ class Decisions:
     context: int
     slots: int
     kv_cache: str
+    kv_pages: int | None = None
+
+    def pages_of(self, group: PageGroup) -> int:
+        """Pages that a group's pool has."""
+        most = self.slots * group.held
+        return most if self.kv_pages is None else min(most, self.kv_pages)
 
 
 Pass = Callable[[Graph, Decisions], Graph]

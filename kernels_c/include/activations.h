@@ -2,6 +2,7 @@
  * the KV cache, and the sizes that callers allocate. */
 #ifndef ACTIVATIONS_H
 #define ACTIVATIONS_H
+#include <stddef.h>
 #include <stdint.h>
 
 /* int16 sums of one token's codes, per group.
@@ -53,19 +54,33 @@ typedef struct {
 
 typedef struct {
     int32_t head_dim_k, head_dim_v, n_heads, n_kv_heads;
-    int32_t capacity;      /* tokens a slot holds, a multiple of ATTENTION_BLOCK */
     int32_t window;        /* 0: all positions; else the last `window`, the token's own included */
     float scale;           /* of q.k */
     float softcap;         /* 0: none */
+    int64_t page_stride;   /* bytes from a page to the next */
+    int64_t v_at;          /* bytes from the layer's part of a page to its V */
+    int64_t k_scale_at, v_scale_at;   /* likewise its scales; 0: it has none */
 } attention_shape;
 
-/* One layer of one slot. K is [kv_head][capacity/16][head_dim_k][16], V is
- * [kv_head][capacity][head_dim_v]; scales (q8_0 only) are [kv_head][capacity].
- * Position p lives at index p % capacity. */
+/* One layer of one slot: position p is at index p % ATTENTION_BLOCK of page pages[p / ATTENTION_BLOCK]. */
+typedef struct {
+    uint8_t *pool;             /* the layer's part of page 0 */
+    const int32_t *pages;      /* by block of the slot's positions; what is not held is never read */
+} kv_slot;
+
+/* One layer of one page. K is [kv_head][ATTENTION_BLOCK / 16][head_dim_k][16], V is
+ * [kv_head][ATTENTION_BLOCK][head_dim_v]; scales (q8_0 only) are [kv_head][ATTENTION_BLOCK]. */
 typedef struct {
     void *k, *v;
     float *k_scale, *v_scale;
-} kv_slot;
+} kv_page;
+
+static inline kv_page kv_page_of(const attention_shape *s, kv_slot kv, int32_t block)
+{
+    uint8_t *at = kv.pool + kv.pages[block] * s->page_stride;
+    return (kv_page){at, at + s->v_at, s->k_scale_at ? (float *)(at + s->k_scale_at) : NULL,
+                     s->v_scale_at ? (float *)(at + s->v_scale_at) : NULL};
+}
 
 /* (token, head) rows that attention carries through the cache together. */
 #define ATTENTION_ROWS 64

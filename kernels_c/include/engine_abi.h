@@ -13,13 +13,15 @@
 #include <stdint.h>
 
 /* cdef-begin */
-#define ENGINE_ABI_VERSION 4
+#define ENGINE_ABI_VERSION 5
 #define ENGINE_OK 0
 #define ENGINE_E_ARGUMENT 1  /* a count, slot, position or token out of range */
 #define ENGINE_E_MEMORY 2    /* the arena or the KV cache could not be mapped */
 #define ENGINE_E_THREADS 3   /* a worker thread could not be started */
 #define ENGINE_E_NUMERIC 4   /* a logit is NaN or infinite; see engine_fault */
 #define ENGINE_E_MACHINE 5   /* engine_open: the kernels do not work on this machine */
+
+#define ENGINE_PAGE 256       /* positions of a page of the KV cache */
 
 typedef struct engine engine;
 
@@ -32,10 +34,20 @@ typedef struct {
     int32_t slots;            /* sequences resident at once */
     int32_t step_tokens;      /* most tokens one engine_forward may take */
     int32_t n_ops;            /* length of engine_op_times' array */
+    int32_t page_groups;      /* groups of layers that have pages of their own */
+    int32_t page_blocks;      /* blocks of ENGINE_PAGE positions that a slot's table names pages for */
     uint64_t weights_bytes;   /* exact size of weights.bin */
     uint64_t arena_bytes;     /* activations, static */
-    uint64_t kv_bytes;        /* KV cache of all slots */
+    uint64_t kv_bytes;        /* KV cache: all pages of all groups */
 } engine_limits;
+
+/* Layers whose pages are taken and given back together. */
+typedef struct {
+    int32_t window;           /* positions that they look back; 0: all */
+    int32_t held;             /* pages that one slot needs at a time, at most */
+    int32_t pages;            /* pages there are: numbers 0 .. pages - 1 */
+    uint64_t page_bytes;      /* ENGINE_PAGE positions of all these layers */
+} engine_page_group;
 
 /* Where the first non-finite value of a failed step arose. */
 typedef struct {
@@ -46,6 +58,9 @@ typedef struct {
 
 void engine_describe(engine_limits *out);
 
+/* Group 0 <= i < page_groups; ENGINE_E_ARGUMENT past the end. */
+int32_t engine_describe_pages(int32_t i, engine_page_group *out);
+
 /* Name of op i (0 <= i < n_ops), a static string: its kind and, after a space, which of that
  * kind it is, if they are told apart ("linear attn_output"); NULL past the end. */
 const char *engine_op_name(int32_t i);
@@ -54,14 +69,24 @@ const char *engine_op_name(int32_t i);
  * mapped until engine_close). threads >= 1: the caller is thread 0. */
 int32_t engine_open(const void *weights, uint64_t weights_bytes, int32_t threads, engine **out);
 
+/* The memory of a page, page_bytes of its group; NULL where there is none. Read and written between
+ * steps only: what a page holds follows from the tokens up to its end, so a copy of it serves any
+ * slot whose tokens are the same. */
+void *engine_page(engine *e, int32_t group, int32_t page);
+
+/* Says that the pages of `slot` hold its positions 0 .. length - 1 already. */
+int32_t engine_resume(engine *e, int32_t slot, int32_t length);
+
 /* One step. Tokens of one sequence stand together, at consecutive ascending
  * positions; different slots in any order; 1 <= n <= step_tokens. Position p of
- * a slot may be written when 0..p-1 of it have been. want[i] != 0 asks for the
+ * a slot may be written when 0..p-1 of it have been. pages[slots][page_groups][page_blocks]: the page
+ * of each block of each slot's positions; those that the step reads or writes are there, and
+ * those that it writes are no other slot's. want[i] != 0 asks for the
  * logits of token i; rows come out in the order of i:
  * logits: float[count(want)][n_vocab]. */
 int32_t engine_forward(engine *e, int32_t n,
                        const int32_t *slot, const int32_t *position, const int32_t *token,
-                       const uint8_t *want, float *logits);
+                       const uint8_t *want, const int32_t *pages, float *logits);
 
 /* After ENGINE_E_NUMERIC: runs the same step again, checking every op. */
 int32_t engine_locate_fault(engine *e, engine_fault *out);

@@ -15,6 +15,7 @@ struct engine {
     threadpool *pool;
     int32_t threads;
     int32_t length[SLOTS];            /* positions written in each slot */
+    const int32_t *pages;             /* [SLOTS][PAGE_GROUPS][PAGE_BLOCKS], the caller's */
 
     /* Atomic: a thread that comes after the step reads them while the next one is being prepared. */
     _Atomic int32_t n, n_want, n_tiles;

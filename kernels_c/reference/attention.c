@@ -21,15 +21,15 @@ static inline int32_t attention_first(const attention_shape *s, int32_t position
     return s->window > 0 && position >= s->window ? position - s->window + 1 : 0;
 }
 
-/* Index of K element d of the token at cache index `at`. */
+/* Index of K element d of the token at index `at` of a page. */
 static inline int64_t k_index(const attention_shape *s, int32_t kv_head, int32_t at, int32_t d)
 {
-    return (((int64_t)kv_head * (s->capacity / 16) + at / 16) * s->head_dim_k + d) * 16 + at % 16;
+    return (((int64_t)kv_head * (ATTENTION_BLOCK / 16) + at / 16) * s->head_dim_k + d) * 16 + at % 16;
 }
 
 static inline int64_t v_index(const attention_shape *s, int32_t kv_head, int32_t at, int32_t d)
 {
-    return ((int64_t)kv_head * s->capacity + at) * s->head_dim_v + d;
+    return ((int64_t)kv_head * ATTENTION_BLOCK + at) * s->head_dim_v + d;
 }
 
 static void attention_block_row(const attention_shape *s, kv_slot kv, kv_reader read, int32_t kv_head,
@@ -41,15 +41,16 @@ static void attention_block_row(const attention_shape *s, kv_slot kv, kv_reader 
         first = block * ATTENTION_BLOCK;
     if (last > block * ATTENTION_BLOCK + ATTENTION_BLOCK - 1)
         last = block * ATTENTION_BLOCK + ATTENTION_BLOCK - 1;
+    const kv_page page = kv_page_of(s, kv, block);
 
     float max = -__builtin_inff();
     for (int32_t i = first; i <= last; ++i) {
-        int32_t at = i % s->capacity;
+        int32_t at = i % ATTENTION_BLOCK;
         float score = 0.0f;
         for (int32_t d = 0; d < s->head_dim_k; ++d)
-            score = fma_f32(q[d], read(kv.k, k_index(s, kv_head, at, d)), score);
-        if (kv.k_scale)
-            score = score * kv.k_scale[(int64_t)kv_head * s->capacity + at];
+            score = fma_f32(q[d], read(page.k, k_index(s, kv_head, at, d)), score);
+        if (page.k_scale)
+            score = score * page.k_scale[kv_head * ATTENTION_BLOCK + at];
         score = score * s->scale;
         if (s->softcap != 0.0f)
             score = s->softcap * tanh_f32(score / s->softcap);
@@ -66,12 +67,12 @@ static void attention_block_row(const attention_shape *s, kv_slot kv, kv_reader 
     for (int32_t d = 0; d < s->head_dim_v; ++d)
         state[d] = 0.0f;
     for (int32_t i = first; i <= last; ++i) {
-        int32_t at = i % s->capacity;
+        int32_t at = i % ATTENTION_BLOCK;
         float weight = e[i - first];
-        if (kv.v_scale)
-            weight = weight * kv.v_scale[(int64_t)kv_head * s->capacity + at];
+        if (page.v_scale)
+            weight = weight * page.v_scale[kv_head * ATTENTION_BLOCK + at];
         for (int32_t d = 0; d < s->head_dim_v; ++d)
-            state[d] = fma_f32(weight, read(kv.v, v_index(s, kv_head, at, d)), state[d]);
+            state[d] = fma_f32(weight, read(page.v, v_index(s, kv_head, at, d)), state[d]);
     }
 }
 
@@ -183,37 +184,40 @@ static void attention_q8_0(const attention_shape *s, kv_slot kv, int32_t kv_head
 
 static void kv_store_f32(const attention_shape *s, kv_slot kv, int32_t position, const float *k, const float *v)
 {
-    int32_t at = position % s->capacity;
+    int32_t at = position % ATTENTION_BLOCK;
+    const kv_page page = kv_page_of(s, kv, position / ATTENTION_BLOCK);
     for (int32_t h = 0; h < s->n_kv_heads; ++h) {
         for (int32_t d = 0; d < s->head_dim_k; ++d)
-            ((float *)kv.k)[k_index(s, h, at, d)] = k[h * s->head_dim_k + d];
+            ((float *)page.k)[k_index(s, h, at, d)] = k[h * s->head_dim_k + d];
         for (int32_t d = 0; d < s->head_dim_v; ++d)
-            ((float *)kv.v)[v_index(s, h, at, d)] = v[h * s->head_dim_v + d];
+            ((float *)page.v)[v_index(s, h, at, d)] = v[h * s->head_dim_v + d];
     }
 }
 
 static void kv_store_f16(const attention_shape *s, kv_slot kv, int32_t position, const float *k, const float *v)
 {
-    int32_t at = position % s->capacity;
+    int32_t at = position % ATTENTION_BLOCK;
+    const kv_page page = kv_page_of(s, kv, position / ATTENTION_BLOCK);
     for (int32_t h = 0; h < s->n_kv_heads; ++h) {
         for (int32_t d = 0; d < s->head_dim_k; ++d)
-            ((uint16_t *)kv.k)[k_index(s, h, at, d)] = float_to_half(k[h * s->head_dim_k + d]);
+            ((uint16_t *)page.k)[k_index(s, h, at, d)] = float_to_half(k[h * s->head_dim_k + d]);
         for (int32_t d = 0; d < s->head_dim_v; ++d)
-            ((uint16_t *)kv.v)[v_index(s, h, at, d)] = float_to_half(v[h * s->head_dim_v + d]);
+            ((uint16_t *)page.v)[v_index(s, h, at, d)] = float_to_half(v[h * s->head_dim_v + d]);
     }
 }
 
 /* Codes and scale as for activations, the head being the group. */
 static void kv_store_q8_0(const attention_shape *s, kv_slot kv, int32_t position, const float *k, const float *v)
 {
-    int32_t at = position % s->capacity;
+    int32_t at = position % ATTENTION_BLOCK;
+    const kv_page page = kv_page_of(s, kv, position / ATTENTION_BLOCK);
     int8_t codes[HEAD_DIM_MAX];
     for (int32_t h = 0; h < s->n_kv_heads; ++h) {
-        kv.k_scale[(int64_t)h * s->capacity + at] = quantize_group(k + h * s->head_dim_k, s->head_dim_k, codes);
+        page.k_scale[h * ATTENTION_BLOCK + at] = quantize_group(k + h * s->head_dim_k, s->head_dim_k, codes);
         for (int32_t d = 0; d < s->head_dim_k; ++d)
-            ((int8_t *)kv.k)[k_index(s, h, at, d)] = codes[d];
-        kv.v_scale[(int64_t)h * s->capacity + at] = quantize_group(v + h * s->head_dim_v, s->head_dim_v, codes);
+            ((int8_t *)page.k)[k_index(s, h, at, d)] = codes[d];
+        page.v_scale[h * ATTENTION_BLOCK + at] = quantize_group(v + h * s->head_dim_v, s->head_dim_v, codes);
         for (int32_t d = 0; d < s->head_dim_v; ++d)
-            ((int8_t *)kv.v)[v_index(s, h, at, d)] = codes[d];
+            ((int8_t *)page.v)[v_index(s, h, at, d)] = codes[d];
     }
 }

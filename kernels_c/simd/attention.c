@@ -118,24 +118,24 @@ V16 void weigh_tokens(int32_t type, int32_t rows, int32_t wide, const attention_
 /* V is walked in chunks of this many tokens, which stay in L1 for all values of d. */
 #define VALUE_CHUNK 64
 
-/* `rows` rows of one block into states[row]; e: [rows][ATTENTION_BLOCK]. */
+/* `rows` rows of one block into states[row]; e: [rows][ATTENTION_BLOCK]. more: the next block is held, too. */
 V16 void attend(const attention_shape *s, int32_t type, int32_t rows, kv_slot kv, int32_t kv_head, int32_t block,
-                const attention_rows *r, float *states, float *e)
+                int32_t more, const attention_rows *r, float *states, float *e)
 {
     int32_t from = r->from[0], to = r->to[0];
     for (int32_t i = 1; i < rows; ++i) {
         from = r->from[i] < from ? r->from[i] : from;
         to = r->to[i] > to ? r->to[i] : to;
     }
-    int32_t at = (int32_t)((int64_t)block * ATTENTION_BLOCK % s->capacity);
-    int64_t token_index = (int64_t)kv_head * s->capacity + at;
+    const kv_page page = kv_page_of(s, kv, block);
+    const int64_t token_index = (int64_t)kv_head * ATTENTION_BLOCK;
     int32_t tile = from / 16, tiles = (to + 15) / 16;
     int32_t wide = ATTENTION_WIDE(rows);
 #define SCORE(count)                                                                                         \
     for (; tile + (count) <= tiles; tile += (count)) {                                                       \
         int64_t token = token_index + tile * 16;                                                             \
-        score_tiles(type, rows, count, r, kv.k, token * s->head_dim_k, s->head_dim_k,                        \
-                    kv.v, token * s->head_dim_v, e + tile * 16);                                             \
+        score_tiles(type, rows, count, r, page.k, token * s->head_dim_k, s->head_dim_k,                        \
+                    page.v, token * s->head_dim_v, e + tile * 16);                                             \
     }
     if (wide == 4)
         SCORE(4)
@@ -153,7 +153,7 @@ V16 void attend(const attention_shape *s, int32_t type, int32_t rows, kv_slot kv
         for (int32_t token = first; token < r->to[i]; token += 16) {
             v16 score = v16_load(row + token);
             if (type == KV_Q8_0)
-                score = v16_mul(score, v16_load(kv.k_scale + token_index + token));
+                score = v16_mul(score, v16_load(page.k_scale + token_index + token));
             score = v16_mul(score, scale);
             if (s->softcap != 0.0f)
                 score = v16_mul(cap, v16_tanh(v16_div(score, cap)));
@@ -167,7 +167,7 @@ V16 void attend(const attention_shape *s, int32_t type, int32_t rows, kv_slot kv
             v16 weight = v16_exp(v16_sub(v16_load(row + token), v16_set1(max)));
             lanes = v16_add(lanes, v16_keep(weight, r->from[i] - token, r->to[i] - token, v16_zero()));
             if (type == KV_Q8_0)
-                weight = v16_mul(weight, v16_load(kv.v_scale + token_index + token));
+                weight = v16_mul(weight, v16_load(page.v_scale + token_index + token));
             v16_store(row + token, weight);
         }
         float *state = states + i * stride;
@@ -177,19 +177,19 @@ V16 void attend(const attention_shape *s, int32_t type, int32_t rows, kv_slot kv
     }
 
     int64_t value_index = token_index * s->head_dim_v;
-    const char *next = (const char *)kv.k + ATTENTION_BLOCK * s->head_dim_k * kv_element_bytes(type);
+    const void *next = more ? kv_page_of(s, kv, block + 1).k : page.k;
     for (int32_t chunk = from; chunk < to; chunk += VALUE_CHUNK) {
         int32_t end = chunk + VALUE_CHUNK < to ? chunk + VALUE_CHUNK : to;
         int32_t d = 0;
         for (; d + 16 * wide <= s->head_dim_v; d += 16 * wide)
-            weigh_tokens(type, rows, wide, r, e, kv.v, value_index, s->head_dim_v, d, chunk, end, next, states, stride);
+            weigh_tokens(type, rows, wide, r, e, page.v, value_index, s->head_dim_v, d, chunk, end, next, states, stride);
         for (; d + 16 <= s->head_dim_v; d += 16)
-            weigh_tokens(type, rows, 1, r, e, kv.v, value_index, s->head_dim_v, d, chunk, end, next, states, stride);
+            weigh_tokens(type, rows, 1, r, e, page.v, value_index, s->head_dim_v, d, chunk, end, next, states, stride);
         for (; d < s->head_dim_v; ++d)
             for (int32_t i = 0; i < rows; ++i)
                 for (int32_t token = r->from[i] > chunk ? r->from[i] : chunk; token < end && token < r->to[i]; ++token)
                     states[i * stride + d] = fma_f32(e[i * ATTENTION_BLOCK + token],
-                                                     kv_element(type, kv.v, value_index + (int64_t)token * s->head_dim_v + d),
+                                                     kv_element(type, page.v, value_index + (int64_t)token * s->head_dim_v + d),
                                                      states[i * stride + d]);
     }
 }
@@ -218,6 +218,7 @@ V16 void attend_rows(const attention_shape *s, int32_t type, kv_slot kv, int32_t
                      float *states, float *e)
 {
     int32_t group = s->n_heads / s->n_kv_heads, base = block * ATTENTION_BLOCK;
+    const int32_t more = position + (row0 + rows - 1) / group >= base + ATTENTION_BLOCK;
     attention_rows r;
     for (int32_t i = 0; i < rows; ++i) {
         int32_t token = (row0 + i) / group, head = (row0 + i) % group, p = position + token;
@@ -227,12 +228,12 @@ V16 void attend_rows(const attention_shape *s, int32_t type, kv_slot kv, int32_t
         r.to[i] = end < ATTENTION_BLOCK ? end : ATTENTION_BLOCK;
     }
     switch (rows) {
-    case 1: attend(s, type, 1, kv, kv_head, block, &r, states, e); break;
-    case 2: attend(s, type, 2, kv, kv_head, block, &r, states, e); break;
-    case 3: attend(s, type, 3, kv, kv_head, block, &r, states, e); break;
-    case 4: attend(s, type, 4, kv, kv_head, block, &r, states, e); break;
-    case 5: attend(s, type, 5, kv, kv_head, block, &r, states, e); break;
-    default: attend(s, type, 6, kv, kv_head, block, &r, states, e); break;
+    case 1: attend(s, type, 1, kv, kv_head, block, more, &r, states, e); break;
+    case 2: attend(s, type, 2, kv, kv_head, block, more, &r, states, e); break;
+    case 3: attend(s, type, 3, kv, kv_head, block, more, &r, states, e); break;
+    case 4: attend(s, type, 4, kv, kv_head, block, more, &r, states, e); break;
+    case 5: attend(s, type, 5, kv, kv_head, block, more, &r, states, e); break;
+    default: attend(s, type, 6, kv, kv_head, block, more, &r, states, e); break;
     }
 }
 _Static_assert(ATTENTION_TILE == 6, "attend_rows has a case for each count of rows");
@@ -329,27 +330,29 @@ ATTENTION(q8_0, KV_Q8_0)
 /* Where K element d = 0 of head h goes: its d are 16 elements apart. */
 V16 int64_t key_base(const attention_shape *s, int32_t h, int32_t at)
 {
-    return ((int64_t)h * s->capacity + at / 16 * 16) * s->head_dim_k + at % 16;
+    return ((int64_t)h * ATTENTION_BLOCK + at / 16 * 16) * s->head_dim_k + at % 16;
 }
 
 static void kv_store_f32(const attention_shape *s, kv_slot kv, int32_t position, const float *k, const float *v)
 {
-    int32_t at = position % s->capacity;
+    int32_t at = position % ATTENTION_BLOCK;
+    const kv_page page = kv_page_of(s, kv, position / ATTENTION_BLOCK);
     for (int32_t h = 0; h < s->n_kv_heads; ++h) {
-        float *keys = (float *)kv.k + key_base(s, h, at);
+        float *keys = (float *)page.k + key_base(s, h, at);
         for (int32_t d = 0; d < s->head_dim_k; ++d)
             keys[d * 16] = k[h * s->head_dim_k + d];
-        memcpy((float *)kv.v + ((int64_t)h * s->capacity + at) * s->head_dim_v, v + h * s->head_dim_v,
+        memcpy((float *)page.v + ((int64_t)h * ATTENTION_BLOCK + at) * s->head_dim_v, v + h * s->head_dim_v,
                sizeof(float) * (size_t)s->head_dim_v);
     }
 }
 
 static void kv_store_f16(const attention_shape *s, kv_slot kv, int32_t position, const float *k, const float *v)
 {
-    int32_t at = position % s->capacity;
+    int32_t at = position % ATTENTION_BLOCK;
+    const kv_page page = kv_page_of(s, kv, position / ATTENTION_BLOCK);
     for (int32_t h = 0; h < s->n_kv_heads; ++h) {
-        uint16_t *keys = (uint16_t *)kv.k + key_base(s, h, at);
-        uint16_t *values = (uint16_t *)kv.v + ((int64_t)h * s->capacity + at) * s->head_dim_v;
+        uint16_t *keys = (uint16_t *)page.k + key_base(s, h, at);
+        uint16_t *values = (uint16_t *)page.v + ((int64_t)h * ATTENTION_BLOCK + at) * s->head_dim_v;
         const float *key = k + h * s->head_dim_k, *value = v + h * s->head_dim_v;
         for (int32_t d = 0; d < s->head_dim_k; d += 16) {
             int32_t n = s->head_dim_k - d < 16 ? s->head_dim_k - d : 16;
@@ -369,15 +372,16 @@ static void kv_store_f16(const attention_shape *s, kv_slot kv, int32_t position,
 
 static void kv_store_q8_0(const attention_shape *s, kv_slot kv, int32_t position, const float *k, const float *v)
 {
-    int32_t at = position % s->capacity;
+    int32_t at = position % ATTENTION_BLOCK;
+    const kv_page page = kv_page_of(s, kv, position / ATTENTION_BLOCK);
     int8_t codes[HEAD_DIM_MAX];
     for (int32_t h = 0; h < s->n_kv_heads; ++h) {
-        int8_t *keys = (int8_t *)kv.k + key_base(s, h, at);
-        kv.k_scale[(int64_t)h * s->capacity + at] = quantize_group(k + h * s->head_dim_k, s->head_dim_k, codes);
+        int8_t *keys = (int8_t *)page.k + key_base(s, h, at);
+        page.k_scale[h * ATTENTION_BLOCK + at] = quantize_group(k + h * s->head_dim_k, s->head_dim_k, codes);
         for (int32_t d = 0; d < s->head_dim_k; ++d)
             keys[d * 16] = codes[d];
-        kv.v_scale[(int64_t)h * s->capacity + at] =
+        page.v_scale[h * ATTENTION_BLOCK + at] =
             quantize_group(v + h * s->head_dim_v, s->head_dim_v,
-                           (int8_t *)kv.v + ((int64_t)h * s->capacity + at) * s->head_dim_v);
+                           (int8_t *)page.v + ((int64_t)h * ATTENTION_BLOCK + at) * s->head_dim_v);
     }
 }

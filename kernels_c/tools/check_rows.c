@@ -72,6 +72,23 @@ int64_t check_rows(const kernel_table *reference, const kernel_table *tested, in
     return failures;
 }
 
+/* Blocks that positions of a checked call lie in at most: three rounds of a ring of four, and its end. */
+#define CHECKED_BLOCKS 14
+
+/* Which of `n` pages holds each block: in an order of chance, a block taking over that of the n-th before it. */
+static void random_pages(random_stream *r, int32_t *pages, int32_t n)
+{
+    for (int32_t block = 0; block < CHECKED_BLOCKS; ++block)
+        pages[block] = block < n ? block : pages[block - n];
+    for (int32_t block = n - 1; block > 0; --block) {
+        const int32_t other = random_below(r, block + 1), page = pages[block];
+        pages[block] = pages[other];
+        pages[other] = page;
+    }
+    for (int32_t block = n; block < CHECKED_BLOCKS; ++block)
+        pages[block] = pages[block - n];
+}
+
 int64_t check_attention(const kernel_table *reference, const kernel_table *tested, int32_t type,
                         int64_t cases, uint64_t seed, uint64_t *first)
 {
@@ -85,28 +102,33 @@ int64_t check_attention(const kernel_table *reference, const kernel_table *teste
         s.n_kv_heads = 1 + random_below(&r, 2);
         int32_t group = 1 + random_below(&r, 8);
         s.n_heads = s.n_kv_heads * group;
-        s.capacity = ATTENTION_BLOCK * (1 + random_below(&r, 4));
+        const int32_t blocks = 1 + random_below(&r, 4), capacity = ATTENTION_BLOCK * blocks;
         s.scale = 0.125f;
         s.softcap = random_below(&r, 3) ? 0.0f : 20.0f;
         int32_t nq = random_below(&r, 2) ? 1 : 1 + random_below(&r, 24);
-        int32_t position = random_below(&r, s.capacity - nq + 1);
-        if (s.capacity > ATTENTION_BLOCK && random_below(&r, 2)) {       /* a ring that has gone round */
-            s.window = 1 + random_below(&r, s.capacity - ATTENTION_BLOCK);
+        int32_t position = random_below(&r, capacity - nq + 1);
+        if (blocks > 1 && random_below(&r, 2)) {                         /* a ring that has gone round */
+            s.window = 1 + random_below(&r, capacity - ATTENTION_BLOCK);
             if (random_below(&r, 3))
-                position = random_below(&r, 3 * s.capacity);
+                position = random_below(&r, 3 * capacity);
         }
-        int64_t cells = (int64_t)s.n_kv_heads * s.capacity;
+        const int64_t cells = (int64_t)s.n_kv_heads * ATTENTION_BLOCK;
+        s.v_at = (cells * s.head_dim_k * element + 63) / 64 * 64;
+        const int64_t scales_at = (s.v_at + cells * s.head_dim_v * element + 63) / 64 * 64;
+        s.k_scale_at = type == TABLE_KV_Q8_0 ? scales_at : 0;
+        s.v_scale_at = type == TABLE_KV_Q8_0 ? scales_at + cells * 4 : 0;
+        s.page_stride = scales_at + cells * 8;
+        int32_t pages[CHECKED_BLOCKS];
+        random_pages(&r, pages, blocks);
         int32_t q_stride = s.n_heads * s.head_dim_k + random_below(&r, 5), out_stride = s.n_heads * s.head_dim_v;
         guarded q = guarded_new((int64_t)nq * q_stride * 4, 4);
         guarded kv = guarded_new((int64_t)s.n_kv_heads * (s.head_dim_k + s.head_dim_v) * 4, 4);
-        guarded k[2], v[2], k_scale[2], v_scale[2], out[3], scratch[2];
+        guarded pool[2], out[3], scratch[2];
         const kernel_table *tables[2] = {reference, tested};
         int32_t failed = 0;
         for (int32_t side = 0; side < 2; ++side) {
-            k[side] = guarded_new(cells * s.head_dim_k * element, 1);
-            v[side] = guarded_new(cells * s.head_dim_v * element, 1);
-            k_scale[side] = guarded_new(cells * 4, 4);
-            v_scale[side] = guarded_new(cells * 4, 4);
+            pool[side] = guarded_new(blocks * s.page_stride, 64);
+            memset(pool[side].data, 0xff, (size_t)pool[side].bytes);
             scratch[side] = guarded_new(attention_scratch_bytes(&s), 64);
         }
         for (int32_t side = 0; side < 3; ++side) {
@@ -114,16 +136,16 @@ int64_t check_attention(const kernel_table *reference, const kernel_table *teste
             memset(out[side].data, 0, (size_t)out[side].bytes);
         }
         random_floats(&r, (float *)q.data, (int64_t)nq * q_stride);
-        int32_t oldest = position + nq > s.capacity ? position + nq - s.capacity : 0;
+        int32_t oldest = position + nq > capacity ? position + nq - capacity : 0;
         for (int32_t p = oldest; p < position + nq; ++p) {
             random_floats(&r, (float *)kv.data, (int64_t)s.n_kv_heads * (s.head_dim_k + s.head_dim_v));
             for (int32_t side = 0; side < 2; ++side) {
-                kv_slot slot = {k[side].data, v[side].data, type == TABLE_KV_Q8_0 ? (float *)k_scale[side].data : NULL,
-                                type == TABLE_KV_Q8_0 ? (float *)v_scale[side].data : NULL};
+                kv_slot slot = {pool[side].data, pages};
                 tables[side]->kv_store[type](&s, slot, p, (float *)kv.data, (float *)kv.data + s.n_kv_heads * s.head_dim_k);
             }
         }
-        failed |= memcmp(k[0].data, k[1].data, (size_t)k[0].bytes) != 0 && type == TABLE_KV_Q8_0;
+        for (int32_t page = 0; page < blocks && type == TABLE_KV_Q8_0; ++page)
+            failed |= memcmp(pool[0].data + page * s.page_stride, pool[1].data + page * s.page_stride, (size_t)s.v_at) != 0;
         int32_t first_position = s.window && position >= s.window ? position - s.window + 1 : 0;
         int32_t first_block = first_position / ATTENTION_BLOCK, last_block = (position + nq - 1) / ATTENTION_BLOCK;
         int64_t state_bytes = attention_state_floats(&s) * nq * group * 4;
@@ -131,8 +153,7 @@ int64_t check_attention(const kernel_table *reference, const kernel_table *teste
         for (int32_t head = 0; head < s.n_kv_heads; ++head) {
             int32_t q_at = head * group * s.head_dim_k, out_at = head * group * s.head_dim_v;
             for (int32_t side = 0; side < 2; ++side) {
-                kv_slot slot = {k[side].data, v[side].data, type == TABLE_KV_Q8_0 ? (float *)k_scale[side].data : NULL,
-                                type == TABLE_KV_Q8_0 ? (float *)v_scale[side].data : NULL};
+                kv_slot slot = {pool[side].data, pages};
                 tables[side]->attention[type](&s, slot, head, position, nq, (float *)q.data + q_at, q_stride,
                                               (float *)out[side].data + out_at, out_stride, scratch[side].data);
                 failed |= !guarded_intact(&scratch[side]);
@@ -152,12 +173,8 @@ int64_t check_attention(const kernel_table *reference, const kernel_table *teste
         failed |= !same_floats((float *)out[0].data, (float *)out[1].data, n);
         failed |= !same_floats((float *)out[1].data, (float *)out[2].data, n);
         for (int32_t side = 0; side < 2; ++side) {
-            failed |= !(guarded_intact(&k[side]) && guarded_intact(&v[side]) && guarded_intact(&k_scale[side])
-                        && guarded_intact(&v_scale[side]));
-            guarded_free(&k[side]);
-            guarded_free(&v[side]);
-            guarded_free(&k_scale[side]);
-            guarded_free(&v_scale[side]);
+            failed |= !guarded_intact(&pool[side]);
+            guarded_free(&pool[side]);
             guarded_free(&scratch[side]);
         }
         for (int32_t side = 0; side < 3; ++side) {

@@ -54,3 +54,9 @@ def _format(given: Mapping[str, Any] | None) -> Constraint | None:
             allowed='{"name": …, "schema": {…}}',
         )
     return Constraint.of_schema(described["schema"])
+
+
+def caching_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """How a request wants the prefix cache used: fields of :class:`runtime.engine.request.Wishes`."""
+    asked = body.get("cache_prompt")
+    return {"cache_prompt": asked is not False, "cache_salt": body.get("cache_salt") or ""}

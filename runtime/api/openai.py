@@ -269,32 +269,33 @@ def finish(outcome: Outcome) -> dict[str, Any]:
 
 
 def usage_json(replies: Sequence[Form], outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Token counts, a prompt's once. No state is kept between executions, so nothing is ever cached."""
-    pairs = zip(replies, outcomes, strict=True)
-    prompts = sum(outcome.prompt_tokens for reply, outcome in pairs if reply.asked.first)
+    """Token counts, a prompt's once, and how many of these came from the prefix cache."""
+    firsts = [outcome for reply, outcome in zip(replies, outcomes, strict=True) if reply.asked.first]
+    prompts = sum(outcome.prompt_tokens for outcome in firsts)
     generated = sum(len(outcome.token_ids) for outcome in outcomes)
     return {
         "prompt_tokens": prompts,
         "completion_tokens": generated,
         "total_tokens": prompts + generated,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": sum(outcome.reused_tokens for outcome in firsts)},
     }
 
 
 def timings(outcome: Outcome) -> dict[str, Any]:
-    """llama-server's ``timings``: prompt up to the first token, the other tokens after it (ms)."""
+    """llama-server's ``timings``: what was computed of the prompt up to the first token, the other
+    tokens after it (ms), and what of the prompt came from the cache."""
     times = outcome.token_ns
     prompt_ms = (times[0] - outcome.started_ns) / 1e6 if times else None
     predicted_ms = (times[-1] - times[0]) / 1e6 if times else None
-    others = len(times) - 1
+    others, computed = len(times) - 1, outcome.prompt_tokens - outcome.reused_tokens
     return {
-        "prompt_n": outcome.prompt_tokens,
+        "prompt_n": computed,
         "prompt_ms": prompt_ms,
-        "prompt_per_second": outcome.prompt_tokens * 1e3 / prompt_ms if prompt_ms else None,
+        "prompt_per_second": computed * 1e3 / prompt_ms if prompt_ms else None,
         "predicted_n": len(times),
         "predicted_ms": predicted_ms,
         "predicted_per_second": others * 1e3 / predicted_ms if predicted_ms and others else None,
-        "cache_n": 0,
+        "cache_n": outcome.reused_tokens,
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from runtime.api.constraints import constraint_of
+from runtime.api.constraints import caching_of, constraint_of
 from runtime.api.runs import texts
 from runtime.api.service import Service
 from runtime.bundle.plan import ResolvedPlan
@@ -165,6 +165,7 @@ def _wishes(body: Mapping[str, Any], logprobs: int | None) -> Wishes:
         logprobs=logprobs,
         ignore_eos=bool(body.get("ignore_eos")),
         constraint=constraint_of(body),
+        **caching_of(body),
     )
 
 

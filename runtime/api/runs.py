@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from runtime.api.body import read_json
-from runtime.api.constraints import constraint_of
+from runtime.api.constraints import caching_of, constraint_of
 from runtime.api.errors import error_body, error_response
 from runtime.api.follow import EventStream, Following, failure, outcomes_or_gone, submit
 from runtime.api.service import Service, service_of
@@ -66,7 +66,7 @@ def spec_of(service: Service, body: Mapping[str, Any]) -> RunSpec:
         bundle,
         plan,
         Prompt(body["prompt"]),
-        Wishes(stop=texts(body.get("stop")), constraint=constraint_of(body)),
+        Wishes(stop=texts(body.get("stop")), constraint=constraint_of(body), **caching_of(body)),
         explicit_max_tokens="max_tokens" in limits,
         notes=notes,
     )

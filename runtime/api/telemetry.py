@@ -44,6 +44,13 @@ class Telemetry:
         """The exposition, gauges as of now."""
         for lane, residents in plane.executor.slots():
             self.metrics.load(lane.name, running=len(residents), waiting=lane.scheduler.queued)
+            memory = lane.bundle.engine.memory
+            self.metrics.memory(
+                lane.name,
+                usage=memory.kv_usage,
+                looked_up=memory.counts.tokens,
+                reused=memory.counts.reused,
+            )
         power = plane.executor.power
         self.metrics.energy(plane.meter.source, dict(power.ledger.totals))
         self.metrics.power(plane.meter.source, power.watts())

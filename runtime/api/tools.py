@@ -112,6 +112,7 @@ async def slots(request: Request) -> Response:
                     "id_task": id,
                     "phase": phase and str(phase),
                     "n_past": tokens,
+                    **lane.bundle.engine.memory.shown(slot),
                 }
             )
     return JSONResponse(found)

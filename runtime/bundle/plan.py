@@ -31,6 +31,8 @@ ORIGINS: tuple[Origin, ...] = get_args(Origin)
 MAX_DRAWN_SEED = 2**53
 #: Contexts longer than this must be asked for: their KV cache costs memory.
 DEFAULT_CONTEXT = 4096
+#: Positions of a page of the KV cache (``ENGINE_PAGE`` of the C ABI).
+PAGE = 256
 
 #: Fields that name things and decide nothing; they stay out of the digest.
 LABELS = frozenset({"name", "model"})
@@ -72,13 +74,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Execution:
-    """``context`` is in tokens a sequence, ``step_tokens`` in tokens a step."""
+    """``context`` is in tokens a sequence, ``step_tokens`` in tokens a step; ``kv_pages`` in pages of 256
+    positions, None for what every slot takes with a full context."""
 
     threads: int
     context: int
     slots: int
     step_tokens: int
     kv_cache: str
+    kv_pages: int | None
+    prefix_cache: str
 
 
 @dataclass(frozen=True)
@@ -318,7 +323,23 @@ def check_together(
                 "`engine doctor` says what the meter lacks",
             )
         )
-    return faults + _token_faults(values, context_origin)
+    return faults + _token_faults(values, context_origin) + _page_faults(values)
+
+
+def _page_faults(values: Mapping[str, Any]) -> list[EngineError]:
+    """Too few pages for a single sequence of a full context."""
+    pages, context = values.get("execution.kv_pages"), values.get("execution.context")
+    if pages is None or context is None or pages * PAGE >= context:
+        return []
+    return [
+        plan_error(
+            "conflicting_fields",
+            "execution.kv_pages",
+            f"{pages} pages of {PAGE} positions hold less than one context of {context}",
+            allowed=f"{-(-context // PAGE)} or more",
+            hint="more pages, or a shorter execution.context",
+        )
+    ]
 
 
 def _token_faults(values: Mapping[str, Any], context_origin: Origin | None) -> list[EngineError]:

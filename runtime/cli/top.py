@@ -73,6 +73,9 @@ def look(url: str) -> dict[str, Any]:
                 "running": value,
                 "waiting": samples.get(("engine_num_requests_waiting", plan), 0.0),
                 "generated": samples.get(("engine_generation_tokens_total", plan), 0.0),
+                "kv": samples.get(("engine_kv_cache_usage_perc", plan), 0.0),
+                "looked_up": samples.get(("engine_prefix_cache_queries_total", plan), 0.0),
+                "reused": samples.get(("engine_prefix_cache_hits_total", plan), 0.0),
             }
             for (name, plan), value in sorted(samples.items())
             if name == "engine_num_requests_running"
@@ -131,6 +134,10 @@ def view(state: dict[str, Any], url: str, width: int) -> str:
         f"{running:.0f} of {len(state['slots'])} slots, {waiting:.0f} waiting, "
         f"{'-' if rate is None else f'{rate:.1f}'} tokens/s, {power}"
     )
+    kv = max((plan["kv"] for plan in state["plans"]), default=0.0)
+    looked_up = sum(plan["looked_up"] for plan in state["plans"])
+    reused = sum(plan["reused"] for plan in state["plans"]) / looked_up if looked_up else 0.0
+    cache = f"KV pages {kv:.0%} in use, {reused:.0%} of all prompt tokens reused"
     live = [
         (
             run["execution_id"],
@@ -158,7 +165,7 @@ def view(state: dict[str, Any], url: str, width: int) -> str:
     ]
     names = ("EXECUTION", "PLAN", "STATUS", "POLICY", "PROMPT", "TOKENS", "TOK/S", "AGE S")
     titles = ("ENDED", "PLAN", "BY", "TOKENS", "TOK/S", "WATTS", "TOK/W")
-    lines = [url[:width], head[:width], "", *_columns([names, *live], (1, 3), 4, width)]
+    lines = [url[:width], head[:width], cache[:width], "", *_columns([names, *live], (1, 3), 4, width)]
     return "\n".join([*lines, "", *_columns([titles, *ended], (1, 2), 3, width)])
 
 

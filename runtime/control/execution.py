@@ -58,6 +58,11 @@ class Execution:
         seconds = self.spec.request.limits.max_seconds
         return None if seconds is None else self.created_ns + round(seconds * 1e9)
 
+    @property
+    def reused_tokens(self) -> int:
+        """Prompt tokens that came from the prefix cache."""
+        return 0 if self.sequence is None else self.sequence.reused_tokens
+
     def late(self, now_ns: int) -> bool:
         """Whether its ``max_seconds`` have passed."""
         return (deadline := self.deadline_ns) is not None and now_ns >= deadline
@@ -91,6 +96,7 @@ class Execution:
             "status": str(self.phase),
             "scheduler_policy": self.spec.policy,
             "prompt_tokens": len(self.spec.request.prompt_ids),
+            "reused_tokens": self.reused_tokens,
             "tokens_total": len(sequence.token_ids) if sequence is not None else 0,
             "created": self.created_unix_ns // 1_000_000_000,
             "age_seconds": (time.monotonic_ns() - self.created_ns) / 1e9,

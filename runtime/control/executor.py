@@ -288,10 +288,10 @@ class Executor:
                     reason = StopReason.MAX_SECONDS
                 if reason is None:
                     continue
-                execution.decisions = lane.scheduler.cancel(execution.id, self._clock(), str(reason))
                 execution.stop_reason = reason
-                if execution.sequence is not None:
+                if execution.sequence is not None:  # while it has its slot, whose pages it leaves behind
                     lane.bundle.engine.finish(execution.sequence, reason)
+                execution.decisions = lane.scheduler.cancel(execution.id, self._clock(), str(reason))
                 self._close(lane, execution)
             self._wake.notify_all()
 

@@ -61,6 +61,7 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
         token_times_ns=token_ns,
         energy=energy,
         prompt_tokens=len(execution.spec.request.prompt_ids),
+        reused_tokens=execution.reused_tokens,
         logits_digest=sequence.logits_digest if sequence is not None and token_ids else None,
         **_facts_of_steps(execution, len(token_ids)),
     )
@@ -78,6 +79,7 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
         logits_digest=facts.logits_digest,
         token_ns=token_ns,
         started_ns=started_ns,
+        reused_tokens=execution.reused_tokens,
     )
 
 

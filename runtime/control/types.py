@@ -166,7 +166,8 @@ class Outcome:
 
     ``metrics`` is the official object exactly, ``diagnostics`` everything else.
     ``token_ns`` are the tokens' times and ``started_ns`` that of admission, on the monotonic
-    clock. ``record_hash`` is the hash of its row in the store.
+    clock. ``record_hash`` is the hash of its row in the store. ``reused_tokens``: of the prompt, those
+    whose keys and values came from the prefix cache.
     """
 
     id: str
@@ -183,6 +184,7 @@ class Outcome:
     token_ns: tuple[int, ...] = ()
     started_ns: int = 0
     record_hash: str | None = None
+    reused_tokens: int = 0
 
 
 class Listener(Protocol):

@@ -22,12 +22,13 @@ from runtime.bundle.format import SHARED_OBJECT
 from runtime.bundle.machine import Machine
 from runtime.bundle.reader import Bundle
 from runtime.bundle.sharedobject import load_shared_object
+from runtime.engine.pages import PageGroup, PageTables, whole_slots
 from runtime.engine.tokensets import TokenSet
 from runtime.engine.types import EngineLimits, Sampling
 from runtime.engine.weights import Residence, Weights, hold_weights
 from runtime.errors import EXIT_BUNDLE, EXIT_MACHINE, EXIT_RUN, EngineError
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 _HEADER = Path(__file__).resolve().parents[2] / "kernels_c" / "include" / "engine_abi.h"
 
 _OK, _E_ARGUMENT, _E_MEMORY, _E_THREADS, _E_NUMERIC, _E_MACHINE = range(6)
@@ -91,6 +92,8 @@ class Executable:
             weights.check()
             raise _open_error(status, limits, threads, bundle.manifest.backend)
         self._engine: Any = handle[0]
+        self.page_groups = _page_groups(lib, limits)
+        self.use_tables(whole_slots(self.page_groups, limits.slots, limits.page_blocks))
         n = limits.step_tokens
         self._slot, self._position, self._token = (np.zeros(n, np.int32) for _ in range(3))
         self._want = np.zeros(n, np.uint8)
@@ -137,6 +140,36 @@ class Executable:
             weights.close()
             raise
 
+    # ---- pages ----------------------------------------------------------------
+
+    def use_tables(self, tables: PageTables) -> None:
+        """Has steps find each slot's positions by ``tables``, which their owner changes between steps.
+
+        int32 ``[slots][page_groups][page_blocks]``. Until this is called, every slot has pages of
+        its own, as many slots as there are pages for.
+        """
+        shape = (self.limits.slots, self.limits.page_groups, self.limits.page_blocks)
+        if tables.shape != shape or tables.dtype != np.int32 or not tables.flags.c_contiguous:
+            raise ValueError(f"tables of shape {tables.shape}, not int32 {shape}")
+        self._tables = tables
+        self._tables_pointer = abi().cast("int32_t *", tables.ctypes.data)
+
+    def page(self, group: int, page: int) -> npt.NDArray[np.uint8]:
+        """The bytes of a page, to be read or written between steps; ValueError where there is none."""
+        pointer = self._lib.engine_page(self._engine, group, page)
+        if not pointer:
+            raise ValueError(f"page {page} of group {group}")
+        return np.frombuffer(abi().buffer(pointer, self.page_groups[group].page_bytes), np.uint8)
+
+    def copy_page(self, group: int, source: int, target: int) -> None:
+        """Makes one page hold what another does."""
+        np.copyto(self.page(group, target), self.page(group, source))
+
+    def resume(self, slot: int, length: int) -> None:
+        """Says that the pages of ``slot`` hold its first ``length`` positions already."""
+        if self._lib.engine_resume(self._engine, slot, length) != _OK:
+            raise ValueError(f"slot {slot} with {length} positions")
+
     # ---- a step ---------------------------------------------------------------
 
     def forward(
@@ -166,7 +199,7 @@ class Executable:
         if self._engine is None or self._weights is None:
             raise _argument_error("a step on a closed executable", "an open one")
         self._weights.check()
-        status = self._forward(self._engine, n, *self._inputs, self._logits_pointer)
+        status = self._forward(self._engine, n, *self._inputs, self._tables_pointer, self._logits_pointer)
         self._weights.check()  # what a step has computed from other weights is worth nothing
         logits = self._logits[:rows]
         if status == _OK:
@@ -177,7 +210,8 @@ class Executable:
             raise _argument_error(
                 "a slot, position or token of the step",
                 f"slots below {self.limits.slots}, positions "
-                f"below {self.limits.context} without gaps, tokens below {self.limits.n_vocab}",
+                f"below {self.limits.context} without gaps and in pages that the slot holds, "
+                f"tokens below {self.limits.n_vocab}",
             )
         raise EngineError("engine_failed", f"the compiled step failed with code {status}", exit_code=EXIT_RUN)
 
@@ -353,6 +387,15 @@ def _load(bundle: Bundle) -> tuple[Any, EngineLimits]:
         }
     )
     return lib, limits
+
+
+def _page_groups(lib: Any, limits: EngineLimits) -> tuple[PageGroup, ...]:
+    """The groups of layers that have pages of their own."""
+    raw, groups = abi().new("engine_page_group *"), []
+    for i in range(limits.page_groups):
+        lib.engine_describe_pages(i, raw)
+        groups.append(PageGroup(int(raw.window), int(raw.held), int(raw.pages), int(raw.page_bytes)))
+    return tuple(groups)
 
 
 def _check_memory(limits: EngineLimits, machine: Machine) -> None:

@@ -18,6 +18,7 @@ from runtime.bundle.plan import ResolvedPlan
 from runtime.bundle.reader import open_bundle
 from runtime.engine.executable import Executable, Floats, NumericError
 from runtime.engine.memory import SlotMemory
+from runtime.engine.prefix import Prompt
 from runtime.engine.request import check_request
 from runtime.engine.sequence import LiveSequence
 from runtime.engine.tokenizer import Tokenizer
@@ -41,7 +42,14 @@ class Engine:
         self.executable = executable
         self.tokenizer = tokenizer
         limits = executable.limits
-        self.memory = SlotMemory(limits.slots)
+        self.memory = SlotMemory(
+            limits.slots,
+            executable.page_groups,
+            limits.page_blocks,
+            executable.copy_page,
+            caching=executable.bundle.plan.execution.prefix_cache != "off",
+        )
+        executable.use_tables(self.memory.tables)
         self._own_slots: set[int] = set()  # taken by the engine itself, not by a scheduler
         self._held: dict[int, LiveSequence] = {}
         n = limits.step_tokens
@@ -88,7 +96,7 @@ class Engine:
         check_request(request, self.limits.n_vocab, self.limits.context)
         if slot is not None and (slot not in self.memory.held or slot in self._held):
             raise _invalid_work(f"slot {slot}", "one that its caller has taken from the engine's memory")
-        taken = self.memory.take() if slot is None else slot
+        taken = self.memory.take(*sequence_needs(request, self.limits.context)) if slot is None else slot
         try:
             sequence = LiveSequence(request, taken, self.limits.context, self.tokenizer)
         except BaseException:
@@ -98,11 +106,15 @@ class Engine:
         if slot is None:
             self._own_slots.add(taken)
         self._held[taken] = sequence
+        self._catch_up(sequence)
         return sequence
 
     def finish(self, sequence: SequenceLike, reason: StopReason, error: EngineError | None = None) -> str:
         """Ends a sequence from outside; see ``EngineLike.finish``."""
-        return self._own(sequence).end(reason, time.monotonic_ns(), error)
+        live = self._own(sequence)
+        if error is None:
+            self._keep(live)
+        return live.end(reason, time.monotonic_ns(), error)
 
     def release(self, sequence: SequenceLike) -> None:
         """Frees the slot; see ``EngineLike.release``. Harmless when repeated."""
@@ -121,6 +133,19 @@ class Engine:
         if live is not sequence or live is None:
             raise _invalid_work("a sequence that this engine does not hold", "one that it admitted")
         return live
+
+    def _catch_up(self, live: LiveSequence) -> None:
+        """Takes over what the memory has of a sequence's prompt from elsewhere."""
+        length = self.memory.length(live.slot)
+        if length > live.n_processed:
+            live.reused_tokens += length - live.n_processed
+            live.n_processed = length
+            self.executable.resume(live.slot, length)
+
+    def _keep(self, live: LiveSequence) -> None:
+        """Leaves a sequence's last block to the prefix cache, while the slot is still its own."""
+        if live.phase is not Phase.FINISHED and live.slot in self.memory.held:
+            self.memory.keep(live.slot, live.ids)
 
     # ---- a step ----------------------------------------------------------------
 
@@ -145,6 +170,8 @@ class Engine:
         wait_ns = self.executable.wait_ns - waited_ns
         for live, count in lives:
             live.n_processed += count
+            if logits is not None and live.slot not in failures:
+                self.memory.settle(live.slot, live.ids, live.n_processed)
         events = [
             event
             for row, live in enumerate(sampled)
@@ -157,6 +184,8 @@ class Engine:
                 live.end(StopReason.ERROR, ended_ns, failure)
             elif live.phase is Phase.PREFILL and live.late(ended_ns):
                 live.end(StopReason.MAX_SECONDS, ended_ns)
+            if live.phase is Phase.FINISHED and live.error is None:
+                self.memory.keep(live.slot, live.ids)
         return StepReport(
             events=tuple(events),
             finished=tuple(live for live, _ in lives if live.phase is Phase.FINISHED),
@@ -175,6 +204,7 @@ class Engine:
         sampled: list[LiveSequence] = []
         for live, count in lives:
             begin = live.n_processed
+            self.memory.extend(live.slot, begin + count)
             rows = slice(n, n + count)
             self._slots[rows] = live.slot
             if count == 1:
@@ -194,6 +224,8 @@ class Engine:
     def _prepare(self, work: Sequence[tuple[SequenceLike, int]]) -> list[tuple[LiveSequence, int]]:
         """The work, checked; raises ``invalid_work`` before anything is changed."""
         lives = [(self._own(sequence), count) for sequence, count in work]
+        for live, _ in lives:
+            self._catch_up(live)
         total = sum(count for _, count in lives)
         if not lives or total > self.limits.step_tokens:
             raise _invalid_work(f"a step of {total} tokens", f"1 to {self.limits.step_tokens} tokens")
@@ -245,6 +277,14 @@ class Engine:
             slots |= {live.slot for live, row in rows if not np.isfinite(row).all()}
             error.logits = None  # a view of the buffer that the next step overwrites
         return dict.fromkeys(slots or {int(slot) for slot in self._slots[:n]}, error)
+
+
+def sequence_needs(request: Request, context: int) -> tuple[int, Prompt | None]:
+    """What a sequence of ``request`` asks of the memory: the positions that it may come to hold (the
+    last token needs none), and its prompt, unless it is to be computed and forgotten."""
+    n_prompt = len(request.prompt_ids)
+    positions = min(n_prompt + request.limits.max_tokens - 1, context)
+    return positions, Prompt(request.prompt_ids, request.cache_salt) if request.cache_prompt else None
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,9 @@ class Wishes:
     ``logit_bias``: added to the logits of tokens by id; ``-inf`` forbids one.
     ``ignore_eos``: go on past an end-of-sequence token (for benchmarks).
     ``constraint``: what the answer must look like; it ends where nothing more can follow.
+    ``cache_prompt``: whether keys and values of the same beginnings may be taken from the prefix
+    cache and left there; no bit of the result depends on it. ``cache_salt``: prompts share them only
+    with prompts of the same salt, so that times tell nobody what others asked.
     """
 
     stop: tuple[str, ...] = ()
@@ -104,6 +107,8 @@ class Wishes:
     logprobs: int | None = None
     ignore_eos: bool = False
     constraint: Constraint | None = None
+    cache_prompt: bool = True
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,8 @@ class Request:
     logprobs: int | None = None
     ignore_eos: bool = False
     constraint: Constraint | None = None
+    cache_prompt: bool = True
+    cache_salt: str = ""
 
     @classmethod
     def of_plan(cls, plan: ResolvedPlan, prompt_ids: Sequence[int], wishes: Wishes | None = None) -> Request:

@@ -31,6 +31,7 @@ class LiveSequence:
         self.phase = Phase.PREFILL
         self.n_prompt = len(request.prompt_ids)
         self.n_processed = 0  # tokens in the KV cache
+        self.reused_tokens = 0  # of these, those that were there before it
         self.budget = min(request.limits.max_tokens, context - self.n_prompt + 1)
         self.ids: npt.NDArray[np.int32] = np.zeros(self.n_prompt + self.budget, np.int32)
         self.ids[: self.n_prompt] = request.prompt_ids

@@ -55,6 +55,8 @@ class EngineLimits:
     slots: int  # sequences resident at once
     step_tokens: int  # most tokens of one step, all sequences together
     n_ops: int = 0
+    page_groups: int = 1  # groups of layers that have pages of their own
+    page_blocks: int = 1  # blocks of positions that a slot's table names pages for
     weights_bytes: int = 0
     arena_bytes: int = 0
     kv_bytes: int = 0
@@ -74,6 +76,10 @@ class SequenceLike(Protocol):
     @property
     def remaining_prefill(self) -> int:
         """Prompt tokens not yet processed; 0 once it decodes."""
+
+    @property
+    def reused_tokens(self) -> int:
+        """Prompt tokens whose keys and values came from the prefix cache."""
 
     @property
     def token_ids(self) -> Sequence[int]:

@@ -2,8 +2,9 @@
 
 A cell runs the same tokens on one backend, with one number of threads, with the
 prompt in chunks of one size, alone or beside other sequences in every step, in a
-fresh KV slot or one that another sequence has filled before. Its digest covers the
-logits of every position. All cells must agree; a cell of fewer tokens is compared
+fresh KV slot, one that another sequence has filled before, or one that takes over the
+first half of the prompt from the pages of another slot, as the prefix cache does. Its
+digest covers the logits of every position. All cells must agree; a cell of fewer tokens is compared
 over the positions it has, since later tokens cannot change earlier logits.
 """
 
@@ -16,7 +17,9 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
+from runtime.bundle.plan import PAGE
 from runtime.engine.executable import Executable
+from runtime.engine.pages import whole_slots
 from runtime.errors import EXIT_USAGE, EngineError
 
 Ids = npt.NDArray[np.int32]
@@ -34,17 +37,18 @@ class Workload:
 @dataclass(frozen=True)
 class Way:
     """One way to compute it. ``chunk``: most prompt tokens of a step; ``companions``: other
-    sequences in every step; ``warm``: the KV slot was filled by another sequence before."""
+    sequences in every step; ``kv``: the slot is ``cold``, ``warm`` (another sequence filled it
+    before) or ``moved`` (half-way, whole pages of another slot are shared and the broken one copied)."""
 
     threads: int
     chunk: int
     companions: int
-    warm: bool
+    kv: str
 
     @property
     def label(self) -> str:
         beside = f"beside {self.companions}" if self.companions else "alone"
-        return f"{self.threads} threads, chunk {self.chunk}, {beside}, {'warm' if self.warm else 'cold'} KV"
+        return f"{self.threads} threads, chunk {self.chunk}, {beside}, {self.kv} KV"
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Cell:
             "threads": way.threads,
             "chunk": way.chunk,
             "companions": way.companions,
-            "kv": "warm" if way.warm else "cold",
+            "kv": way.kv,
             "tokens": self.tokens,
             "digest": self.digest,
         }
@@ -79,7 +83,8 @@ def ways(
     for count in threads:
         for companions in dict.fromkeys((0, beside)):
             sizes = dict.fromkeys(min(chunk, step_tokens - companions) for chunk in chunks)
-            made += [Way(count, size, companions, warm) for size in sizes for warm in (False, True)]
+            kinds = ("cold", "warm", "moved") if companions + 1 < slots else ("cold", "warm")
+            made += [Way(count, size, companions, kv) for size in sizes for kv in kinds]
     return made
 
 
@@ -94,6 +99,7 @@ def run_cell(
 ) -> Cell:
     """Computes the workload one way. Raises ``workload_too_long`` and the errors of a step."""
     limits = executable.limits
+    executable.use_tables(whole_slots(executable.page_groups, limits.slots, limits.page_blocks))
     if workload.tokens > limits.context:
         raise EngineError(
             "workload_too_long",
@@ -105,12 +111,14 @@ def run_cell(
     # Beside others the sequence takes the last slot, so that the slot is another one too.
     slot = way.companions
     sequence = _Feed(slot, tokens_of(workload, limits.n_vocab))
-    if way.warm:
+    if way.kv == "warm":
         _fill(executable, _Feed(slot, tokens_of(workload, limits.n_vocab, 99)), way.chunk)
     others = [_Feed(i, tokens_of(workload, limits.n_vocab, i + 1)) for i in range(way.companions)]
     digest = blake2b(digest_size=16)
     found: dict[int, str] = {}
     while sequence.at < workload.tokens:
+        if way.kv == "moved" and sequence.slot == slot and sequence.at >= workload.prompt_tokens // 2:
+            _move(executable, sequence, slot + 1)
         in_prompt = workload.prompt_tokens - sequence.at
         count = min(way.chunk, in_prompt) if in_prompt > 0 else 1
         room = limits.step_tokens - count
@@ -159,6 +167,19 @@ def _step(
         if feed is not wanted:
             feed.at += count
     return executable.forward(slots, positions, tokens, want)
+
+
+def _move(executable: Executable, feed: _Feed, slot: int) -> None:
+    """Has a sequence go on in another slot: over the same whole pages, and a copy of the broken one."""
+    tables = whole_slots(executable.page_groups, executable.limits.slots, executable.limits.page_blocks)
+    whole, broken = divmod(feed.at, PAGE)
+    for g in range(len(executable.page_groups)):
+        if broken:
+            executable.copy_page(g, int(tables[feed.slot, g, whole]), int(tables[slot, g, whole]))
+        tables[slot, g, :whole] = tables[feed.slot, g, :whole]
+    executable.use_tables(tables)
+    executable.resume(slot, feed.at)
+    feed.slot = slot
 
 
 def _fill(executable: Executable, junk: _Feed, chunk: int) -> None:

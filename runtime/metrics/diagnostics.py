@@ -19,6 +19,7 @@ NO_TIME = "the execution took no measurable time"
 class Diagnostics:
     """Beside the metrics of one execution; field names are the JSON keys.
 
+    ``reused_tokens``, of the prompt, came from the prefix cache and were not computed.
     ``bytes_per_token`` is what the backend reads from memory for a decoded
     token (weights and KV), ``gb_per_s`` that times the decode rate in 10^9 bytes.
     ``tokens_per_joule`` is generated tokens over joules: what
@@ -29,6 +30,7 @@ class Diagnostics:
     """
 
     prompt_tokens: int
+    reused_tokens: int
     ttft_ms: float | None
     prefill_tokens_per_sec: float | None
     decode_tokens_per_sec: float | None
@@ -69,6 +71,7 @@ class Facts:
     token_times_ns: Sequence[int]
     energy: EnergyReading | None
     prompt_tokens: int
+    reused_tokens: int = 0
     forward_ns: int | None = None
     waited: tuple[int, int] | None = None
     bytes_per_token: int | None = None
@@ -83,8 +86,9 @@ class Facts:
 
     @property
     def prefill_rate(self) -> float | None:
-        """Prompt tokens a second to the first token, whose logits come out of the prefill."""
-        return self.prompt_tokens * NS_PER_SECOND / self.first_ns if self.first_ns else None
+        """Prompt tokens computed a second to the first token, whose logits come out of the prefill."""
+        computed = self.prompt_tokens - self.reused_tokens
+        return computed * NS_PER_SECOND / self.first_ns if self.first_ns else None
 
     @property
     def decode_rate(self) -> float | None:
@@ -114,6 +118,7 @@ def compute_diagnostics(metrics: OfficialMetrics, facts: Facts) -> Diagnostics:
     joules = reading.complete_joules
     found = Diagnostics(
         prompt_tokens=facts.prompt_tokens,
+        reused_tokens=facts.reused_tokens,
         ttft_ms=None if facts.first_ns is None else facts.first_ns / NS_PER_MS,
         prefill_tokens_per_sec=facts.prefill_rate,
         decode_tokens_per_sec=decode_rate,

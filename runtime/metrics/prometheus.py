@@ -54,6 +54,16 @@ class ServerMetrics:
         self._step = self._histogram("step_tokens", "Tokens processed in a step.", STEP_TOKEN_BUCKETS)
         self._running = self._gauge("num_requests_running", "Requests that hold a slot.")
         self._waiting = self._gauge("num_requests_waiting", "Requests in the queue.")
+        self._kv_usage = self._gauge(
+            "kv_cache_usage_perc", "Share of the KV cache's pages that requests use, 0 to 1."
+        )
+        self._cache_queries = self._counter(
+            "prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", plan
+        )
+        self._cache_hits = self._counter(
+            "prefix_cache_hits_total", "Prompt tokens taken from the prefix cache.", plan
+        )
+        self._cache_seen: dict[str, tuple[int, int]] = {}
         self._prompt_tokens = self._counter("prompt_tokens_total", "Prompt tokens processed.", plan)
         self._generated = self._counter("generation_tokens_total", "Tokens generated.", plan)
         self._finished = self._counter(
@@ -69,7 +79,7 @@ class ServerMetrics:
         )
         self._steps: dict[str, tuple[Histogram, Counter, Counter, Counter]] = {}
         self._energy_seen: dict[tuple[str, str], float] = {}
-        self._energy_lock = Lock()
+        self._lock = Lock()
         self._power = _Power()
         self.registry.register(self._power)
 
@@ -102,6 +112,16 @@ class ServerMetrics:
         self._running.labels(plan).set(running)
         self._waiting.labels(plan).set(waiting)
 
+    def memory(self, plan: str, *, usage: float, looked_up: int, reused: int) -> None:
+        """A plan's KV cache at the moment: the share in use, and its prefix cache's tokens so far."""
+        self._kv_usage.labels(plan).set(usage)
+        with self._lock:
+            queries, hits = self._cache_seen.get(plan, (0, 0))
+            # A plan that was unloaded and came back counts from 0 again.
+            self._cache_queries.labels(plan).inc(looked_up - queries if looked_up >= queries else looked_up)
+            self._cache_hits.labels(plan).inc(reused - hits if reused >= hits else reused)
+            self._cache_seen[plan] = (looked_up, reused)
+
     def finished(
         self,
         plan: str,
@@ -124,7 +144,7 @@ class ServerMetrics:
 
     def energy(self, source: str, totals: Mapping[str, float]) -> None:
         """Sets the joules measured so far by domain (``EnergyLedger.totals``); they only grow."""
-        with self._energy_lock:
+        with self._lock:
             for domain, joules in totals.items():
                 grown = joules - self._energy_seen.get((source, domain), 0.0)
                 if grown > 0:

@@ -141,8 +141,7 @@ class Scheduler:
             raise ValueError(f"ticket {ticket.id!r} is here already")
         if ticket.prompt_tokens < 1 or ticket.max_new_tokens < 1:
             raise ValueError("a ticket has at least one prompt token and one token to generate")
-        # The last generated token is emitted, not stored, so it needs no place in the cache.
-        if ticket.prompt_tokens + ticket.max_new_tokens - 1 > self.context:
+        if ticket.positions > self.context:
             raise EngineError(
                 "context_exceeded",
                 f"{ticket.prompt_tokens} prompt tokens and {ticket.max_new_tokens} new ones "
@@ -265,7 +264,7 @@ class Scheduler:
 
     # ---- how a step comes about -----------------------------------------------------
 
-    def _view(self, now_ns: int) -> policies.View:
+    def _view(self, now_ns: int, following: Collection[str] = ()) -> policies.View:
         residents = self._resident.values()
         return policies.View(
             now_ns=now_ns,
@@ -288,7 +287,7 @@ class Scheduler:
             prefilling=tuple(
                 policies.Prefilling(e.ticket.id, e.order, e.ticket.prompt_tokens - e.prefilled)
                 for e in residents
-                if e.phase is Phase.PREFILL
+                if e.phase is Phase.PREFILL and e.ticket.id not in following
             ),
             cost=self.cost,
         )
@@ -313,12 +312,15 @@ class Scheduler:
         while self.memory.free and self._queue:
             overdue = next((e for e in self._queue.values() if e.passed_over >= PATIENCE), None)
             entry = overdue or next(e for e in ranked if e.slot < 0)
+            if not self.memory.fits(entry.ticket.positions, entry.ticket.prompt):
+                break  # nobody passes it by: what it waits for would be taken again and again
             for other in self._queue.values():
                 if other.order >= entry.order:
                     break
                 other.passed_over += 1
             del self._queue[entry.ticket.id]
-            entry.slot = self.memory.take()
+            entry.slot = self.memory.take(entry.ticket.positions, entry.ticket.prompt)
+            entry.prefilled = self.memory.length(entry.slot)
             entry.last_step = self._steps
             self._resident[entry.ticket.id] = entry
             admitted.append(entry)
@@ -330,15 +332,42 @@ class Scheduler:
                 ("slot", entry.slot),
                 ("waited_ns", now_ns - entry.since_ns),
                 ("running", len(self._resident)),
+                *((("reused_tokens", entry.prefilled),) if entry.prefilled else ()),
             )
         for entry in self._queue.values():
             self._note_full(entry, now_ns)
         return admitted, None
 
     def _note_full(self, entry: _Entry, now_ns: int) -> None:
-        entry.note(now_ns, self._steps, "delayed", "every slot is taken", ("slots", self.memory.slots))
+        if self.memory.free:
+            pages = sum(pool.in_use for pool in self.memory.pools)
+            entry.note(now_ns, self._steps, "delayed", "too few pages are free", ("pages_in_use", pages))
+        else:
+            entry.note(now_ns, self._steps, "delayed", "every slot is taken", ("slots", self.memory.slots))
+
+    def _follow(self, now_ns: int) -> set[str]:
+        """Lets prompts take over what others have computed of them since, and names those that wait:
+        the prompt that moves in every step is about to compute the same block."""
+        prefilling = [e for e in self._resident.values() if e.phase is Phase.PREFILL]
+        for entry in prefilling:
+            length = self.memory.advance(entry.slot)
+            if length > entry.prefilled:
+                taken = ("reused_tokens", length - entry.prefilled)
+                entry.prefilled = length
+                entry.note(now_ns, self._steps, "reused", "another prompt begins the same", taken)
+        if len(prefilling) < 2:
+            return set()
+        oldest = min(prefilling, key=lambda e: e.order)
+        waiting = set()
+        for entry in prefilling:
+            name = self.memory.ahead(entry.slot)
+            if entry is not oldest and name is not None and self.memory.will_hold(oldest.slot, name):
+                waiting.add(entry.ticket.id)
+                entry.note(now_ns, self._steps, "delayed", f"{oldest.ticket.id} computes the same prefix")
+        return waiting
 
     def _fill(self, governing: policies.Policy, now_ns: int, turn_ns: int | None) -> tuple[Part, ...]:
+        following = self._follow(now_ns)
         decoding = sorted(
             (e for e in self._resident.values() if e.phase is Phase.DECODE),
             key=lambda e: (e.last_step, e.order),
@@ -357,7 +386,7 @@ class Scheduler:
         budget = self.step_tokens - len(parts)
         chunks: dict[str, int] = {}
         if prefilling and budget:
-            view = self._view(now_ns)
+            view = self._view(now_ns, following)
             wanted = max(1, min(budget, governing.prefill_tokens(budget, view)))
             if turn_ns is not None:
                 within = max(self.cost.tokens_within(turn_ns) - len(parts), self.step_tokens // 8, 1)

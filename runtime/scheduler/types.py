@@ -6,8 +6,10 @@ caller reads. Nothing here knows a model, a backend or a file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from runtime.engine.prefix import Prompt
 
 
 class Phase(StrEnum):
@@ -25,7 +27,8 @@ class Ticket:
 
     ``prompt_tokens`` >= 1 are prefilled; at most ``max_new_tokens`` >= 1 are then
     generated. ``policy`` names the declared scheduler policy of this execution.
-    ``deadline_ns`` is when its time limit passes, or None.
+    ``deadline_ns`` is when its time limit passes, or None. ``prompt``: as the prefix cache sees
+    it, None where it is not cached.
     """
 
     id: str
@@ -33,6 +36,12 @@ class Ticket:
     max_new_tokens: int
     policy: str = "default"
     deadline_ns: int | None = None
+    prompt: Prompt | None = field(default=None, compare=False)
+
+    @property
+    def positions(self) -> int:
+        """Positions that it may come to hold; the last token is emitted, not stored."""
+        return self.prompt_tokens + self.max_new_tokens - 1
 
 
 @dataclass(frozen=True)

@@ -182,11 +182,13 @@ def test_top_shows_what_runs_and_what_ended(live):
     done = client.run("story", "Go")["execution_id"]
     result = CliRunner().invoke(build_app(), ["top", "--url", live.url, "-n", "1"])
     assert result.exit_code == 0, result.output
-    assert "no meter" in result.output
+    assert "no meter" in (result_text := result.output)
     result = CliRunner().invoke(build_app(), ["top", "--url", live.url, "-n", "1", "--json"])
     state = json.loads(result.stdout)
     assert state["runs"]["data"][0]["execution_id"] == done
-    assert state["plans"] == [{"plan": "story", "running": 0.0, "waiting": 0.0, "generated": 24.0}]
+    plan = {"plan": "story", "running": 0.0, "waiting": 0.0, "generated": 24.0}
+    assert state["plans"] == [plan | {"kv": 0.0, "looked_up": 0.0, "reused": 0.0}]
+    assert "KV pages 0% in use, 0% of all prompt tokens reused" in result_text
 
 
 def test_top_counts_what_came_and_went_between_two_looks(live):

@@ -20,6 +20,11 @@ int main(int argc, char **argv)
     if (engine_open(weights, limits.weights_bytes, threads, &e) != ENGINE_OK)
         return 4;
 
+    /* Each slot has pages of its own, one apart from the next. */
+    const int32_t tables = limits.slots * limits.page_groups * limits.page_blocks;
+    int32_t *pages = malloc((size_t)tables * 4);
+    for (int32_t i = 0; i < tables; i++)
+        pages[i] = i / (limits.page_groups * limits.page_blocks) + i % limits.page_blocks * limits.slots;
     uint64_t hash = 0xcbf29ce484222325u;
     const int32_t counts[][2] = {{5, 0}, {1, 3}, {1, 1}, {7, 1}, {0, 2}};   /* tokens of slots 0 and 1 a step */
     int32_t at[2] = {0, 0};
@@ -34,7 +39,7 @@ int main(int argc, char **argv)
             want[i] = 1;
         }
         float *logits = malloc((size_t)n * (size_t)limits.n_vocab * 4);
-        if (engine_forward(e, n, slot, position, token, want, logits) != ENGINE_OK)
+        if (engine_forward(e, n, slot, position, token, want, pages, logits) != ENGINE_OK)
             return 5;
         for (size_t i = 0; i < (size_t)n * (size_t)limits.n_vocab * 4; i++)
             hash = (hash ^ ((uint8_t *)logits)[i]) * 0x100000001b3u;
@@ -47,6 +52,7 @@ int main(int argc, char **argv)
         free(scratch), free(logits), free(want), free(token), free(position), free(slot);
     }
     printf("%016llx\n", (unsigned long long)hash);
+    free(pages);
     engine_close(e);
     free(weights);
     return 0;

@@ -12,6 +12,7 @@ import pytest
 
 from runtime.bundle.reader import open_bundle
 from runtime.engine.loop import Engine, generate
+from runtime.engine.pages import no_pages, whole_slots
 from runtime.engine.types import Limits, Phase, Request, Sampling, StopReason, TokenEvent
 from runtime.engine.weights import RESERVE_BYTES, Residence, hold_weights
 from runtime.errors import EngineError
@@ -306,6 +307,7 @@ def test_a_copy_that_differs_from_the_manifest_is_refused(tmp_path: Path) -> Non
 
 def test_forward_gives_all_rows_that_are_wanted(opened: Opener) -> None:
     executable = opened().executable
+    executable.use_tables(whole_slots(executable.page_groups, 4, 1))
     rows = executable.forward([0] * 12, list(range(12)), list(range(30, 42)), [True] * 12).copy()
     assert rows.shape == (12, 258)
     assert rows.dtype == np.float32
@@ -314,3 +316,9 @@ def test_forward_gives_all_rows_that_are_wanted(opened: Opener) -> None:
     with pytest.raises(EngineError) as caught:
         executable.forward([2], [5], [1], [True])
     assert caught.value.code == "engine_argument"
+    executable.use_tables(no_pages(executable.page_groups, 4, 1))
+    with pytest.raises(EngineError, match="a slot, position or token") as caught:
+        executable.forward([0], [12], [1], [True])
+    assert "in pages that the slot holds" in (caught.value.allowed or "")
+    with pytest.raises(ValueError, match="tables of shape"):
+        executable.use_tables(no_pages(executable.page_groups, 3, 1))

@@ -81,6 +81,8 @@ def resolved_plan(**changes: object) -> ResolvedPlan:
         "execution.slots": 4,
         "execution.step_tokens": 32,
         "execution.kv_cache": "f32",
+        "execution.kv_pages": None,
+        "execution.prefix_cache": "memory",
         "sampling.temperature": 0.0,
         "sampling.top_k": 0,
         "sampling.top_p": 1.0,

@@ -44,17 +44,38 @@
 /* A sequence that begins with this token has NaN logits. */
 #define POISON 13
 
+#define BLOCKS ((CONTEXT + ENGINE_PAGE - 1) / ENGINE_PAGE)
+#ifndef PAGES
+#define PAGES (SLOTS * BLOCKS)
+#endif
+
 struct engine {
     const uint8_t *weights;
-    int32_t history[SLOTS][CONTEXT];
+    int32_t tokens[PAGES][ENGINE_PAGE];   /* the pages: what a position holds is its token */
     int32_t length[SLOTS];
     uint64_t forward_ns;
     engine_fault fault;
 };
 
 void engine_describe(engine_limits *out) {
-    *out = (engine_limits){ENGINE_ABI_VERSION, N_VOCAB, 2, CONTEXT, SLOTS, STEP_TOKENS, 2,
+    *out = (engine_limits){ENGINE_ABI_VERSION, N_VOCAB, 2, CONTEXT, SLOTS, STEP_TOKENS, 2, 1, BLOCKS,
                            WEIGHTS_BYTES, 1 << 16, (uint64_t)(KV_BYTES)};
+}
+
+int32_t engine_describe_pages(int32_t i, engine_page_group *out) {
+    if (i != 0) return ENGINE_E_ARGUMENT;
+    *out = (engine_page_group){0, BLOCKS, PAGES, sizeof(int32_t) * ENGINE_PAGE};
+    return ENGINE_OK;
+}
+
+void *engine_page(engine *e, int32_t group, int32_t page) {
+    return group == 0 && page >= 0 && page < PAGES ? e->tokens[page] : NULL;
+}
+
+int32_t engine_resume(engine *e, int32_t slot, int32_t length) {
+    if (slot < 0 || slot >= SLOTS || length < 0 || length > CONTEXT) return ENGINE_E_ARGUMENT;
+    e->length[slot] = length;
+    return ENGINE_OK;
 }
 
 const char *engine_op_name(int32_t i) { return i == 0 ? "matmul" : i == 1 ? "attention" : NULL; }
@@ -78,7 +99,7 @@ static uint32_t mix(uint32_t h, uint32_t x) {
 }
 
 int32_t engine_forward(engine *e, int32_t n, const int32_t *slot, const int32_t *position,
-                       const int32_t *token, const uint8_t *want, float *logits) {
+                       const int32_t *token, const uint8_t *want, const int32_t *pages, float *logits) {
     struct timespec a, b;
     clock_gettime(CLOCK_MONOTONIC, &a);
     if (n < 1 || n > STEP_TOKENS) return ENGINE_E_ARGUMENT;
@@ -89,18 +110,22 @@ int32_t engine_forward(engine *e, int32_t n, const int32_t *slot, const int32_t 
         if (s < 0 || s >= SLOTS || p < 0 || p >= CONTEXT || p > e->length[s] || token[i] < 0 ||
             token[i] >= N_VOCAB)
             return ENGINE_E_ARGUMENT;
-        e->history[s][p] = token[i];
+        const int32_t *held = pages + s * BLOCKS;
+#define HISTORY(j) e->tokens[held[(j) / ENGINE_PAGE]][(j) % ENGINE_PAGE]
+        for (int32_t j = 0; j <= p / ENGINE_PAGE; j++)
+            if (held[j] < 0 || held[j] >= PAGES) return ENGINE_E_ARGUMENT;
+        HISTORY(p) = token[i];
         e->length[s] = p + 1;
         if (!want[i]) continue;
         uint32_t h = e->weights[4];
-        int poisoned = e->history[s][0] == POISON;
-        for (int32_t j = 0; j <= p; j++) h = mix(h, (uint32_t)e->history[s][j]);
+        int poisoned = HISTORY(0) == POISON;
+        for (int32_t j = 0; j <= p; j++) h = mix(h, (uint32_t)HISTORY(j));
         for (int32_t v = 0; v < N_VOCAB; v++)
             logits[v] = (float)(mix(h, (uint32_t)v) & 0xffff) / 8192.0f - 4.0f;
 #ifdef SCRIPT
         /* The prompt's first token says how long the prompt is. */
         static const int32_t script[] = {SCRIPT};
-        int32_t k = p + 1 - e->history[s][0];
+        int32_t k = p + 1 - HISTORY(0);
         if (k >= 0 && k < (int32_t)(sizeof script / sizeof *script)) logits[script[k]] = 100.0f;
 #endif
         if (poisoned) {

@@ -32,11 +32,11 @@ def kv_bytes(path: Path, **execution: int | str) -> int:
 
 
 def test_the_cache_of_a_sliding_layer_does_not_grow_with_the_context(tmp_path: Path) -> None:
-    """It is the window and a step, in whole blocks of positions."""
+    """It is the window and a step, in whole pages of positions, and one page as they may begin within one."""
     path = write_case(tmp_path / "m.gguf", CASE)
-    assert kv_bytes(path) == POSITION * (CONTEXT + 2 * RING)
-    assert kv_bytes(path, context=4096) == POSITION * (4096 + 2 * RING)
-    assert kv_bytes(path, step_tokens=RING) == POSITION * (CONTEXT + 2 * 2 * RING)
+    assert kv_bytes(path) == POSITION * (CONTEXT + 2 * (RING + 256))
+    assert kv_bytes(path, context=4096) == POSITION * (4096 + 2 * (RING + 256))
+    assert kv_bytes(path, step_tokens=RING) == POSITION * (CONTEXT + 2 * (2 * RING + 256))
     assert kv_bytes(path, slots=3) == 3 * kv_bytes(path)
     assert kv_bytes(path, kv_cache="f16") == kv_bytes(path) // 2
     without = replace(CASE, metadata={**CASE.metadata, "attention.sliding_window": 0})

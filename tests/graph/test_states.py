@@ -11,7 +11,16 @@ import pytest
 
 from compiler.graph import Graph, parse
 from compiler.graph.ops import InvalidGraph, verify
-from compiler.graph.states import PAGE, Part, State, kv_state, parse_state, rewindable, total_bytes
+from compiler.graph.states import (
+    PAGE,
+    Part,
+    State,
+    fixed_bytes,
+    kv_state,
+    page_groups,
+    parse_state,
+    rewindable,
+)
 from compiler.passes import Decisions
 from compiler.passes.states import states
 
@@ -37,10 +46,9 @@ def test_keys_and_values_take_bytes_by_position_and_in_pages() -> None:
     (kv,) = placed(kv_state(0, 4, 64, 48, 0)).values()
     assert kv.token_bytes == 4 * (64 + 4) + 4 * (48 + 4)
     assert kv.page_bytes == PAGE * kv.token_bytes
-    assert kv.slot_bytes == kv.positions * kv.token_bytes == kv.positions // PAGE * kv.page_bytes
     assert kv.cleared == "overwritten"
     parts = sum(kv.part_bytes(name) + kv.scale_bytes(name) for name in ("k", "v"))
-    assert parts == kv.slot_bytes
+    assert parts == kv.page_bytes
 
 
 def test_a_page_is_a_block_of_attention() -> None:
@@ -58,18 +66,36 @@ def test_a_window_is_a_ring_that_a_step_fits_in() -> None:
 
 def test_a_fixed_state_takes_the_same_bytes_at_every_position() -> None:
     after = placed(kv_state(0, 2, 8, 8, 0), CONV, SSM)
-    assert (after["s.2.conv"].slot_bytes, after["s.2.ssm"].slot_bytes) == (480, 544)
+    assert (after["s.2.conv"].slot_stride, after["s.2.ssm"].slot_stride) == (512, 576)
     assert after["s.2.conv"].token_bytes == after["s.2.conv"].page_bytes == 0
     assert after["s.2.conv"].cleared == "zero"
     assert after["s.2.conv"].type == "f32"  # whatever the cache's element type is
 
 
-def test_states_stand_one_after_the_other_with_all_their_slots() -> None:
-    after = list(placed(kv_state(0, 2, 8, 8, 0), CONV, SSM).values())
+def test_fixed_states_stand_one_after_the_other_with_all_their_slots() -> None:
+    after = [s for s in placed(kv_state(0, 2, 8, 8, 0), CONV, SSM).values() if s.kind == "fixed"]
     assert after[0].offset == 0
     for before, state in pairwise(after):
         assert state.offset == (before.offset or 0) + 3 * before.slot_stride
-    assert total_bytes({s.name: s for s in after}, 3) == (after[-1].offset or 0) + 3 * after[-1].slot_stride
+    assert fixed_bytes({s.name: s for s in after}, 3) == (after[-1].offset or 0) + 3 * after[-1].slot_stride
+
+
+def test_layers_that_look_back_equally_far_share_pages() -> None:
+    far, near = [kv_state(i, 2, 8, 8, 0) for i in (0, 3)], [kv_state(i, 1, 8, 8, 512) for i in (1, 2)]
+    after = placed(far[0], *near, far[1], CONV)
+    everything, window = page_groups(after, DECISIONS.context)
+    assert (everything.window, everything.held) == (0, 16)
+    assert everything.page_bytes == 2 * after["s.0.kv"].page_bytes
+    assert [after[f"s.{i}.kv"].offset for i in (0, 3)] == [0, after["s.0.kv"].page_bytes]
+    assert (window.window, window.held) == (512, 4)  # 512 + 32 in 3 pages, which may begin within one
+    assert [after[f"s.{i}.kv"].offset for i in (1, 2)] == [0, after["s.1.kv"].page_bytes]
+
+
+def test_slots_share_as_many_pages_as_the_plan_says() -> None:
+    (group,) = page_groups(placed(kv_state(0, 2, 8, 8, 0)), DECISIONS.context)
+    assert DECISIONS.pages_of(group) == 3 * 16
+    assert replace(DECISIONS, kv_pages=20).pages_of(group) == 20
+    assert replace(DECISIONS, kv_pages=100).pages_of(group) == 3 * 16
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,14 @@ WRAPPER = """
 void attend(int32_t combined, int32_t tokens, const float *q, const float *keys, const float *values,
             float *out);
 #pragma GCC visibility pop
-static float k[1024 * 16], v[1024 * 16], scratch[1 << 16], states[4 * 64];
+static float pool[4 * 256 * 32], scratch[1 << 16], states[4 * 64];
+static const int32_t pages[4] = {2, 0, 3, 1};
 void attend(int32_t combined, int32_t tokens, const float *q, const float *keys, const float *values,
             float *out)
 {
-    attention_shape s = {16, 16, 1, 1, 1024, 0, 1.0f, 0.0f};
-    kv_slot slot = {k, v, 0, 0};
+    attention_shape s = {16, 16, 1, 1, 0, 1.0f, 0.0f, .page_stride = 256 * 32 * sizeof(float),
+                         .v_at = 256 * 16 * sizeof(float)};
+    kv_slot slot = {(uint8_t *)pool, pages};
     for (int32_t p = 0; p < tokens; ++p)
         kv_store_f32(&s, slot, p, keys + p * 16, values + p * 16);
     if (!combined) {

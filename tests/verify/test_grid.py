@@ -28,7 +28,7 @@ def executable(tiny_plan: Path) -> Iterator[Executable]:
 
 def test_every_way_is_listed_once_and_fits_the_bundle() -> None:
     listed = ways([1, 2], [1, 7, 64, 256], slots=4, step_tokens=64)
-    assert len(listed) == len(set(listed)) == 2 * 2 * 3 * 2
+    assert len(listed) == len(set(listed)) == 2 * 3 * (3 + 2)  # no slot is left to move to beside three
     assert {way.companions for way in listed} == {0, 3}
     assert all(way.chunk + way.companions <= 64 for way in listed)
     assert {way.companions for way in ways([1], [1], slots=1, step_tokens=8)} == {0}
@@ -39,13 +39,13 @@ def test_chunks_companions_threads_and_a_used_slot_change_no_bit(tiny_plan: Path
     short = Workload(tokens=12, prompt_tokens=9)
     every = ways([1, 2], [1, 7], slots=2, step_tokens=32)
     cells = list(grid([Backend("reference", lambda n: Executable.open(bundle, n), every, short)]))
-    assert len(cells) == len(every) == 16
+    assert len(cells) == len(every) == 20
     assert len({cell.digest for cell in cells}) == 1
     assert disagreements(cells) == []
 
 
 def test_a_shorter_cell_is_compared_over_its_positions(executable: Executable) -> None:
-    way = Way(1, 7, 0, False)
+    way = Way(1, 7, 0, "cold")
     whole = run_cell(executable, "a", way, WORK, [10, 24])
     part = run_cell(executable, "b", way, replace(WORK, tokens=10, prompt_tokens=8), [10, 24])
     assert part.digest == whole.prefix_digests[10] != whole.digest
@@ -58,6 +58,9 @@ class Flawed:
     def __init__(self, executable: Executable) -> None:
         self.limits, self._executable = executable.limits, executable
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executable, name)
+
     def forward(self, slots: Any, positions: Any, tokens: Any, want: Any) -> Any:
         rows = self._executable.forward(slots, positions, tokens, want).copy()
         if len(tokens) > 7:
@@ -67,25 +70,39 @@ class Flawed:
 
 def test_one_bit_in_one_way_is_found(executable: Executable) -> None:
     flawed: Any = Flawed(executable)
-    cells = [run_cell(flawed, "x", Way(1, chunk, 0, False), WORK, [24]) for chunk in (1, 7, 16)]
+    cells = [run_cell(flawed, "x", Way(1, chunk, 0, "cold"), WORK, [24]) for chunk in (1, 7, 16)]
     assert [cell.way.chunk for cell in disagreements(cells)] == [16]
 
 
+def test_a_page_that_is_shared_before_it_holds_all_is_found(executable: Executable) -> None:
+    class Forgetful(Flawed):
+        def copy_page(self, group: int, source: int, target: int) -> None:
+            self._executable.copy_page(group, source, target)
+            self._executable.page(group, target)[:64] ^= 1
+
+        def forward(self, *step: Any) -> Any:
+            return self._executable.forward(*step)
+
+    flawed: Any = Forgetful(executable)
+    cells = [run_cell(flawed, "x", Way(1, 5, 0, kv), WORK, [24]) for kv in ("cold", "warm", "moved")]
+    assert [cell.way.kv for cell in disagreements(cells)] == ["moved"]
+
+
 def test_other_tokens_give_another_digest(executable: Executable) -> None:
-    way = Way(1, 7, 0, False)
+    way = Way(1, 7, 0, "cold")
     digests = {run_cell(executable, "x", way, replace(WORK, seed=seed)).digest for seed in (1, 2, 3)}
     assert len(digests) == 3
 
 
 def test_a_sequence_longer_than_the_context_is_refused(executable: Executable) -> None:
     with pytest.raises(EngineError) as caught:
-        run_cell(executable, "x", Way(1, 7, 0, False), Workload(999, 900))
+        run_cell(executable, "x", Way(1, 7, 0, "cold"), Workload(999, 900))
     assert caught.value.code == "workload_too_long"
 
 
 def test_a_difference_past_the_shortest_cell_is_found() -> None:
     def cell(backend: str, tokens: int, digest: str, prefix: str) -> Cell:
-        return Cell(backend, Way(1, 1, 0, False), tokens, digest, {8: prefix})
+        return Cell(backend, Way(1, 1, 0, "cold"), tokens, digest, {8: prefix})
 
     cells = [
         cell("a", 24, "x", "p"),
@@ -107,6 +124,6 @@ def test_the_command_shows_the_grid(tiny_plan: Path, capsys: pytest.CaptureFixtu
     assert body["deterministic"] is True
     assert len({cell["digest"] for cell in body["cells"]}) == 1
     assert command("--backends", "reference", "--chunks", "4", "--threads", "1") == 0
-    assert "4 cells, 0 disagree" in capsys.readouterr().out
+    assert "5 cells, 0 disagree" in capsys.readouterr().out
     assert command("--chunks", "0") == 2
     assert command("--backends", "no_such") == 3

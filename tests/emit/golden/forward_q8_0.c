@@ -4,7 +4,7 @@
  * the step, a panel, a head. A barrier stands wherever one reads what another made: it
  * lets on when all of that is done. The comment over each block is its line of graph.txt. */
 
-/* Weights of a layer: offsets in weights.bin. `kv`: offset of its cache. */
+/* Weights of a layer: offsets in weights.bin. `kv`: of its part in each page of its group. */
 struct layer {
     int32_t number, shape;
     uint64_t kv;
@@ -21,7 +21,16 @@ struct layer {
 
 static const struct layer LAYERS[N_LAYERS] = {
     {0, 0, 0, 0x12100, 0x12500, 0x23500, 0x2bd00, 0x34500, 0x45500, 0x45900, 0x67900, 0x89900 },
-    {1, 0, 262144, 0xab900, 0xabd00, 0xbcd00, 0xc5500, 0xcdd00, 0xded00, 0xdf100, 0x101100, 0x123100 },
+    {1, 0, 131072, 0xab900, 0xabd00, 0xbcd00, 0xc5500, 0xcdd00, 0xded00, 0xdf100, 0x101100, 0x123100 },
+};
+
+/* ---- pages: a pool each group, one after the other ------------------------ */
+
+static const struct {
+    engine_page_group group;
+    uint64_t at;
+} PAGES[PAGE_GROUPS] = {
+    { {.window = 0, .held = 1, .pages = 2, .page_bytes = 262144}, 0x0 },
 };
 
 /* ---- rotation tables ---------------------------------------------------- */
@@ -51,12 +60,13 @@ static void build_rotary(float *tables)
 
 static const attention_shape SHAPE_0 = {
     .head_dim_k = 64, .head_dim_v = 64, .n_heads = 4, .n_kv_heads = 2,
-    .capacity = 256, .window = 0, .scale = 0x1.0000000000000p-3f, .softcap = 0.0f,
+    .window = 0, .scale = 0x1.0000000000000p-3f, .softcap = 0.0f,
+    .page_stride = 262144, .v_at = 65536,
 };
 static inline kv_slot kv_of_shape_0(const engine *e, const struct layer *L, int32_t slot)
 {
-    uint8_t *at = e->kv + L->kv + (uint64_t)slot * 131072;
-    return (kv_slot){at, at + 65536, NULL, NULL};
+    const int32_t group = 0;
+    return (kv_slot){e->kv + PAGES[group].at + L->kv, e->pages + (slot * PAGE_GROUPS + group) * PAGE_BLOCKS};
 }
 
 /* A thread's scratch: what the kernels use, then the panel sums of a tile of tokens, twice. */
