@@ -68,19 +68,20 @@ async def _openapi(request: Request) -> Response:
 async def _engine_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineError)
     if getattr(request.state, "unread", False):
-        return Farewell(error)
-    return error_response(error)
+        return Farewell(error, request.url.path)
+    return error_response(error, request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    at = request.url.path
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         cause = EngineError(
             "method_not_allowed", f"{request.method} is not offered here", path="method", allowed=allowed
         )
-        return error_response(cause, headers={"Allow": allowed})
-    return error_response(EngineError("not_found", "there is nothing here", hint="see /openapi.json"))
+        return error_response(cause, at, headers={"Allow": allowed})
+    return error_response(EngineError("not_found", "there is nothing here", hint="see /openapi.json"), at)
 
 
 async def _client_left(request: Request, error: Exception) -> Response:
@@ -90,5 +91,6 @@ async def _client_left(request: Request, error: Exception) -> Response:
 async def _defect(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path[:200], exc_info=error)
     return error_response(
-        EngineError("internal_error", "the server failed on this request", hint="its log says how")
+        EngineError("internal_error", "the server failed on this request", hint="its log says how"),
+        request.url.path,
     )

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runtime.api import openai, plans, runs, tools
+from runtime.api.dialects import ollama, ollama_models
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -70,6 +71,19 @@ ENDPOINTS: tuple[Endpoint, ...] = (
              "chat_completion_request", statuses=(200, 400, 404, 429, 500), streams=True),
     Endpoint("POST", "/v1/completions", openai.completion, "OpenAI-compatible completion",
              "completion_request", statuses=(200, 400, 404, 429, 500), streams=True),
+    Endpoint("POST", "/api/chat", ollama.chat, "Ollama-compatible chat",
+             "ollama_chat_request", statuses=(200, 400, 404, 429, 500), streams=True),
+    Endpoint("POST", "/api/generate", ollama.generate, "Ollama-compatible answer to a text",
+             "ollama_generate_request", statuses=(200, 400, 404, 429, 500), streams=True),
+    Endpoint("POST", "/api/embed", ollama.embed, "Refused: this engine computes no embeddings",
+             statuses=(400,)),
+    Endpoint("POST", "/api/embeddings", ollama.embed, "Refused: this engine computes no embeddings",
+             statuses=(400,)),
+    Endpoint("GET", "/api/tags", ollama_models.tags, "The served plans as Ollama lists models"),
+    Endpoint("POST", "/api/show", ollama_models.show, "One served plan as Ollama describes a model",
+             "ollama_show_request", statuses=(200, 400, 404)),
+    Endpoint("GET", "/api/ps", ollama_models.running, "The served plans as Ollama lists what is in memory"),
+    Endpoint("GET", "/api/version", ollama_models.version, "The engine's version"),
     Endpoint("POST", "/tokenize", tools.tokenize, "Text to token ids", "tokenize_request",
              statuses=(200, 400, 409)),
     Endpoint("POST", "/detokenize", tools.detokenize, "Token ids to text", "detokenize_request",

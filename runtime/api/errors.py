@@ -1,7 +1,8 @@
-"""Errors as the API shows them: one shape, a status that fits, the path in the request.
+"""Errors as the API shows them: a status that fits, the path in the request, the dialect's shape.
 
 ``{"error": {"code", "message", "type", "param", "path", "hint"}}``; ``allowed`` and ``causes``
-are added where there are any.
+are added where there are any. Below ``/v1/messages`` the shape is Anthropic's, below ``/api/``
+Ollama's, with the same fields beside theirs.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _TYPES = {
     503: "unavailable_error",
 }
 
+#: Anthropic's words where they differ.
+_ANTHROPIC_TYPES = {409: "invalid_request_error", 413: "request_too_large", 503: "overloaded_error"}
+
 #: How much more of a refused body is taken and thrown away, and for how many seconds.
 LINGER_BYTES = 64 << 20
 LINGER_SECONDS = 2.0
@@ -32,8 +36,37 @@ LINGER_SECONDS = 2.0
 RETRY_AFTER = {429: 1, 503: 5}
 
 
-def error_body(error: EngineError, *, path: str | None = None) -> dict[str, Any]:
-    """The JSON of an error; ``path`` replaces the error's own where it differs in the request."""
+def error_body(error: EngineError, at: str = "") -> dict[str, Any]:
+    """The JSON of an error for a request to the URL path ``at``."""
+    if at.startswith("/v1/messages"):
+        return _as_anthropic(error)
+    if at.startswith("/api/"):
+        return _as_ollama(error)
+    return {"error": _fields(error)}
+
+
+def _as_anthropic(error: EngineError) -> dict[str, Any]:
+    fields = _fields(error)
+    kind = _ANTHROPIC_TYPES.get(status_of(error), fields["type"])
+    kind = "api_error" if kind == "server_error" else kind
+    message = fields["message"]
+    if fields["path"] is not None and fields["path"] not in message:
+        message = f"{fields['path']}: {message}"
+    return {"type": "error", "error": {**fields, "type": kind, "message": message}}
+
+
+def _as_ollama(error: EngineError) -> dict[str, Any]:
+    """Its clients show nothing but the text of ``error``, so that says it all."""
+    fields = _fields(error)
+    text = fields["message"]
+    if fields["path"] is not None and fields["path"] not in text:
+        text = f"{fields['path']}: {text}"
+    text += f"; allowed: {fields['allowed']}" if "allowed" in fields else ""
+    text += f"; hint: {fields['hint']}" if fields["hint"] else ""
+    return {"error": text, **{name: value for name, value in fields.items() if name != "param"}}
+
+
+def _fields(error: EngineError) -> dict[str, Any]:
     status = status_of(error)
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     # A request with a single fault is that fault, for whoever reads only the first line.
@@ -43,7 +76,7 @@ def error_body(error: EngineError, *, path: str | None = None) -> dict[str, Any]
     message = error.message
     if error.causes:
         message += ": " + "; ".join(str(cause) for cause in error.causes[:8])
-    where = path if path is not None else first.path
+    where = first.path
     body: dict[str, Any] = {
         "code": error.code,
         "message": message,
@@ -56,20 +89,18 @@ def error_body(error: EngineError, *, path: str | None = None) -> dict[str, Any]
         body["allowed"] = error.allowed
     if error.causes:
         body["causes"] = [cause.to_json() for cause in error.causes]
-    return {"error": body}
+    return body
 
 
-def error_response(
-    error: EngineError, *, path: str | None = None, headers: dict[str, str] | None = None
-) -> Response:
-    """The reply to a request that failed."""
+def error_response(error: EngineError, at: str = "", *, headers: dict[str, str] | None = None) -> Response:
+    """The reply to a request to the URL path ``at`` that failed."""
     status = status_of(error)
     extra = dict(headers or {})
     if status in RETRY_AFTER:
         extra.setdefault("Retry-After", str(RETRY_AFTER[status]))
     if status == 401:
         extra.setdefault("WWW-Authenticate", "Bearer")
-    return JSONResponse(error_body(error, path=path), status, headers=extra)
+    return JSONResponse(error_body(error, at), status, headers=extra)
 
 
 class Farewell(Response):
@@ -79,8 +110,8 @@ class Farewell(Response):
     with it. So the reply is sent first, and what the client still sends is thrown away for a while.
     """
 
-    def __init__(self, error: EngineError) -> None:
-        reply = error_response(error, headers={"Connection": "close"})
+    def __init__(self, error: EngineError, at: str = "") -> None:
+        reply = error_response(error, at, headers={"Connection": "close"})
         super().__init__(bytes(reply.body), reply.status_code, dict(reply.headers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -103,6 +103,26 @@ class Following:
                 return known
             await self._woken.wait()
 
+    async def news(
+        self, service: Service
+    ) -> AsyncIterator[tuple[int, list[TokenOut] | str | Outcome] | None]:
+        """All that happens to the executions, until each has ended: the place of one and its next
+        tokens; at its end the text that was held back till then, if any, and the outcome. None where
+        nothing came for a heartbeat."""
+        shown = [0] * len(self.executions)
+        while None in self.outcomes:
+            came = await self.next(service.settings.heartbeat_seconds)
+            if came is None:
+                yield None
+                continue
+            place, found = came
+            if isinstance(found, Outcome):
+                if rest := found.text[shown[place] :]:
+                    yield place, rest
+            else:
+                shown[place] += sum(len(token.text) for token in found)
+            yield place, found
+
     def cancel(self, service: Service) -> None:
         """Cancels what is still live."""
         for execution in self.executions:
@@ -153,29 +173,33 @@ async def outcomes_or_gone(request: Request, service: Service, following: Follow
 
 
 class EventStream(Response):
-    """Server-sent events of a request's executions.
+    """Server-sent events (or lines, as ``media_type`` says) of a request's executions.
 
     They are cancelled when the client leaves, or does not read for
     ``send_seconds``; a stream that fails on our side ends without its last event.
     """
 
-    media_type = "text/event-stream"
-
     def __init__(
-        self, events: AsyncIterator[bytes], *, service: Service, following: Following, send_seconds: float
+        self,
+        events: AsyncIterator[bytes],
+        *,
+        service: Service,
+        following: Following,
+        media_type: str = "text/event-stream",
     ) -> None:
         super().__init__(
+            media_type=media_type,
             headers={
                 "Cache-Control": "no-store",
                 "X-Accel-Buffering": "no",
                 "X-Execution-Id": following.ids,
-            }
+            },
         )
         del self.headers["content-length"]
         self._events = events
         self._service = service
         self._following = following
-        self._send_seconds = send_seconds
+        self._send_seconds = service.settings.send_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pump = asyncio.ensure_future(self._pump(send))
@@ -195,6 +219,8 @@ class EventStream(Response):
     async def _pump(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for chunk in self._events:
+            if not chunk:
+                continue
             async with asyncio.timeout(self._send_seconds):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -73,7 +73,6 @@ async def _complete(request: Request, schema: str, form: type[Form]) -> Response
             _chunks(service, following, replies, usage),
             service=service,
             following=following,
-            send_seconds=service.settings.send_seconds,
         )
     outcomes = await outcomes_or_gone(request, service, following)
     headers = {"X-Execution-Id": following.ids}
@@ -90,32 +89,28 @@ async def _chunks(
     for reply in replies:
         if (opening := reply.opening(usage)) is not None:
             yield sse(opening)
-    shown = [0] * len(replies)
     ended: dict[int, Outcome] = {}
-    while len(ended) < len(replies):
-        came = await following.next(service.settings.heartbeat_seconds)
-        if came is None:
+    async for news in following.news(service):
+        if news is None:
             yield b": waiting\n\n"
             continue
-        place, found = came
+        place, found = news
         reply = replies[place]
-        if isinstance(found, Outcome):
+        if isinstance(found, str):
+            yield sse(reply.chunk(found, [], usage))
+        elif isinstance(found, Outcome):
             if (error := failure(found)) is not None:
                 yield sse({**error_body(error), "execution_id": found.id})
                 yield DONE
                 return
             ended[place] = found
-            if rest := found.text[shown[place] :]:
-                yield sse(reply.chunk(rest, [], usage))
             yield sse(reply.closing(found, usage))
-            continue
-        chunks = []
-        for token in found:
-            if token.text or reply.wants_logprobs:
-                chunks.append(sse(reply.chunk(token.text, [token], usage)))
-                shown[place] += len(token.text)
-        if chunks:
-            yield b"".join(chunks)
+        else:
+            yield b"".join(
+                sse(reply.chunk(token.text, [token], usage))
+                for token in found
+                if token.text or reply.wants_logprobs
+            )
     if usage:
         outcomes = [ended[place] for place in range(len(replies))]
         head = replies[0].head(replies[0].chunk_name)

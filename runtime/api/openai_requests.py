@@ -119,7 +119,8 @@ def completion_choices(service: Service, body: Mapping[str, Any]) -> list[Choice
 
 @dataclass(frozen=True)
 class _Asked:
-    """What all executions of a request share."""
+    """What all executions of a request share. ``max_tokens`` is -1 where a dialect asks for as many as
+    the context leaves."""
 
     service: Service
     bundle: ServedBundle
@@ -131,7 +132,8 @@ class _Asked:
     def plan(self) -> tuple[ResolvedPlan, tuple[str, ...]]:
         """The plan with the request's wishes in it, and notes. A seed is drawn once."""
         sampling = {name: self.body[name] for name in _SAMPLING if self.body.get(name) is not None}
-        limits = {"max_tokens": self.max_tokens, "min_tokens": self.body.get("min_tokens")}
+        most = self.bundle.engine.limits.context if self.max_tokens == -1 else self.max_tokens
+        limits = {"max_tokens": most, "min_tokens": self.body.get("min_tokens")}
         limits = {name: value for name, value in limits.items() if value is not None}
         return self.service.override(self.bundle, limits=limits, sampling=sampling)
 
@@ -149,7 +151,7 @@ class _Asked:
                 plan.with_overrides(sampling={"seed": (seed + choice) % 2**63}) if choice else plan,
                 Prompt(prompt, ids, parse_special=kind == "completion"),
                 self.wishes,
-                explicit_max_tokens=self.max_tokens is not None,
+                explicit_max_tokens=self.max_tokens not in (None, -1),
                 kind=kind,
                 notes=notes,
             )

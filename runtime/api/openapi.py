@@ -12,6 +12,17 @@ from runtime.version import ENGINE_VERSION
 
 _NULLABLE_TEXT = {"type": ["string", "null"]}
 
+_ERROR_FIELDS: dict[str, Any] = {
+    "code": {"type": "string"},
+    "message": {"type": "string"},
+    "type": {"type": "string"},
+    "param": _NULLABLE_TEXT,
+    "path": _NULLABLE_TEXT,
+    "hint": _NULLABLE_TEXT,
+    "allowed": {"type": "string"},
+    "causes": {"type": "array", "items": {"type": "object"}},
+}
+
 ERROR_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["error"],
@@ -19,17 +30,23 @@ ERROR_SCHEMA: dict[str, Any] = {
         "error": {
             "type": "object",
             "required": ["code", "message", "type", "param", "path", "hint"],
-            "properties": {
-                "code": {"type": "string"},
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": _NULLABLE_TEXT,
-                "path": _NULLABLE_TEXT,
-                "hint": _NULLABLE_TEXT,
-                "allowed": {"type": "string"},
-                "causes": {"type": "array", "items": {"type": "object"}},
-            },
+            "properties": _ERROR_FIELDS,
         }
+    },
+}
+
+ANTHROPIC_ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "error"],
+    "properties": {"type": {"const": "error"}, "error": ERROR_SCHEMA["properties"]["error"]},
+}
+
+OLLAMA_ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["error", "code", "message", "type", "path", "hint"],
+    "properties": {
+        "error": {"type": "string"},
+        **{name: rule for name, rule in _ERROR_FIELDS.items() if name != "param"},
     },
 }
 
@@ -58,6 +75,8 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": {
                 "Error": ERROR_SCHEMA,
+                "AnthropicError": ANTHROPIC_ERROR_SCHEMA,
+                "OllamaError": OLLAMA_ERROR_SCHEMA,
                 **{_title(e.body): _published(e.body) for e in ENDPOINTS if e.body is not None},
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -72,7 +91,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "operationId": f"{endpoint.method.lower()}_{words}",
-        "responses": _responses(statuses, streams=endpoint.streams, text=endpoint.text),
+        "responses": _responses(statuses, endpoint),
     }
     if endpoint.parameters:
         operation["parameters"] = list(endpoint.parameters)
@@ -86,14 +105,22 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     return operation
 
 
-def _responses(statuses: tuple[int, ...], *, streams: bool = False, text: bool = False) -> dict[str, Any]:
+def _responses(statuses: tuple[int, ...], endpoint: Endpoint | None = None) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    lines = endpoint is not None and endpoint.path.startswith("/api/")
+    error = "Error"
+    if endpoint is not None and endpoint.path.startswith("/v1/messages"):
+        error = "AnthropicError"
+    elif lines:
+        error = "OllamaError"
     for status in sorted({*statuses, *_SHARED_STATUSES}):
-        content: dict[str, Any] = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+        content: dict[str, Any] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{error}"}}}
         if status < 300:
-            content = {"text/plain": {}} if text else {"application/json": {}}
-            if streams:
-                content["text/event-stream"] = {}
+            content = {"application/json": {}}
+            if endpoint is not None and endpoint.text:
+                content = {"text/plain": {}}
+            if endpoint is not None and endpoint.streams:
+                content["application/x-ndjson" if lines else "text/event-stream"] = {}
         found[str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
     return found
 

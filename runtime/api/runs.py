@@ -43,7 +43,6 @@ async def create(request: Request) -> Response:
             _events(service, following),
             service=service,
             following=following,
-            send_seconds=service.settings.send_seconds,
         )
     (outcome,) = await outcomes_or_gone(request, service, following)
     headers = {"X-Execution-Id": following.ids}
@@ -131,19 +130,17 @@ def sse(data: object, event: str | None = None) -> bytes:
 async def _events(service: Service, following: Following) -> AsyncIterator[bytes]:
     (execution,) = following.executions
     yield sse({"execution_id": execution.id, "status": "queued"}, "queued")
-    shown = 0
     outcome: Outcome | None = None
-    while outcome is None:
-        came = await following.next(service.settings.heartbeat_seconds)
-        if came is None:
+    async for news in following.news(service):
+        if news is None:
             yield b": waiting\n\n"
-        elif isinstance(came[1], Outcome):
-            outcome = came[1]
+        elif isinstance(news[1], Outcome):
+            outcome = news[1]
+        elif isinstance(news[1], str):  # held back until an end from outside
+            yield sse({"index": None, "token": None, "text": news[1], "ms": None}, "token")
         else:
-            shown += sum(len(token.text) for token in came[1])
-            yield b"".join(sse(_token_json(token, execution), "token") for token in came[1])
-    if (rest := outcome.text[shown:]) != "":  # held back until an end from outside
-        yield sse({"index": None, "token": None, "text": rest, "ms": None}, "token")
+            yield b"".join(sse(_token_json(token, execution), "token") for token in news[1])
+    assert outcome is not None
     if (error := failure(outcome)) is not None:
         yield sse({**error_body(error), "execution_id": execution.id}, "error")
     else:

@@ -46,7 +46,7 @@ class Gate:
             return
         error = self._refusal(Headers(scope=scope), scope["path"])
         if error is not None:
-            await Farewell(error)(scope, receive, send)
+            await Farewell(error, scope["path"])(scope, receive, send)
             return
         self._inside += 1
         try:
@@ -74,7 +74,7 @@ class Gate:
             )
         if path in OPEN_PATHS:
             return None
-        if self._key is not None and not self._knows(headers):
+        if self._key is not None and not self._knows(headers, path):
             return EngineError(
                 "unauthorized",
                 "the key is missing or wrong",
@@ -91,9 +91,11 @@ class Gate:
         scheme, _, place = origin.partition("://")
         return scheme in ("http", "https") and place.lower() == host.strip().lower()
 
-    def _knows(self, headers: Headers) -> bool:
+    def _knows(self, headers: Headers, path: str) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         assert self._key is not None
+        if path.startswith("/v1/messages") and "x-api-key" in headers:  # where Anthropic's clients put it
+            scheme, given = "bearer", headers["x-api-key"]
         right = hmac.compare_digest(given.strip().encode(), self._key)
         return right and scheme.lower() == "bearer"
 

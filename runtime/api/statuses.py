@@ -11,7 +11,7 @@ from runtime.errors import EXIT_MACHINE, EXIT_MODEL, EXIT_PLAN, EXIT_USAGE, Engi
 _REQUEST = """
     ambiguous_model backend_unknown bad_model_name bad_model_reference chat_template_budget
     chat_template_failed chat_template_refused chat_template_unsafe conflicting_fields
-    constraint_needed
+    constraint_needed embeddings_unsupported
     constraint_failed constraint_unsupported context_exceeded context_too_long invalid_http invalid_json
     no_emulation
     invalid_messages invalid_name invalid_option invalid_plan invalid_request missing_field

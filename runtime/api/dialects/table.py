@@ -1,0 +1,58 @@
+"""What each field of each dialect becomes, as docs/dialects.md shows it: read from the schemas.
+
+``python -m runtime.api.dialects.table > docs/dialects.md`` writes it anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runtime.api.checking import schema
+
+#: Schema → what takes it.
+DIALECTS = {
+    "ollama_chat_request": "Ollama: `POST /api/chat`",
+    "ollama_generate_request": "Ollama: `POST /api/generate`",
+    "ollama_show_request": "Ollama: `POST /api/show`",
+}
+
+_HEAD = """\
+# Dialects
+
+What the fields of requests become, besides those of OpenAI's chat and text completions (which take
+a plan's own names; docs/service.md). A request in any dialect is translated into one of these two and so
+into one `Request`, which its record holds. Names on the right are fields of a plan or of that request;
+what is left out is the plan's. A field of which only some values are accepted is refused by name
+for any other, and so is a field that is not listed.
+
+Written by `python -m runtime.api.dialects.table`.
+"""
+
+
+def markdown() -> str:
+    """The whole document."""
+    parts = [_HEAD]
+    for name, title in DIALECTS.items():
+        parts.append(f"\n## {title}\n\n| field | becomes | |\n|---|---|---|\n")
+        parts += [f"| `{path}` | {becomes} | {note} |\n" for path, becomes, note in _rows(schema(name), "")]
+    return "".join(parts)
+
+
+def _rows(rule: Mapping[str, Any], before: str) -> Iterator[tuple[str, str, str]]:
+    for name, what in rule["properties"].items():
+        path, inner = before + name, what.get("items", {})
+        if "x-becomes" in what:
+            yield path, what["x-becomes"], what["description"].replace("|", "\\|")
+        elif "x-unsupported-value" in what:
+            values = ", ".join(f"`{json.dumps(value)}`" for value in what["enum"] if value is not None)
+            yield path, "nothing", f"{values or 'null'} only: {what['x-unsupported-value']}"
+        if "properties" in what:
+            yield from _rows(what, f"{path}.")
+        elif "properties" in inner:
+            yield from _rows(inner, f"{path}[].")
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
