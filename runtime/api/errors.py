@@ -75,7 +75,7 @@ def _fields(error: EngineError) -> dict[str, Any]:
     first = error.causes[0] if error.causes else error
     message = error.message
     if error.causes:
-        message += ": " + "; ".join(str(cause) for cause in error.causes[:8])
+        message += ": " + "; ".join(map(_line, error.causes[:8]))
     where = first.path
     body: dict[str, Any] = {
         "code": error.code,
@@ -90,6 +90,11 @@ def _fields(error: EngineError) -> dict[str, Any]:
     if error.causes:
         body["causes"] = [cause.to_json() for cause in error.causes]
     return body
+
+
+def _line(cause: EngineError) -> str:
+    """A cause among others: where it is, once, and what it is."""
+    return cause.message if cause.message.startswith(cause.path or " ") else str(cause)
 
 
 def error_response(error: EngineError, at: str = "", *, headers: dict[str, str] | None = None) -> Response:

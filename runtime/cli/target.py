@@ -29,7 +29,8 @@ class Named:
 
     @classmethod
     def of(cls, target: str | None, made: Made, command: str) -> Named:
-        """Raises ``usage`` unless one thing is named, and where flags that make a plan stand beside one."""
+        """Raises ``usage`` unless one thing is named, and where flags that make a plan stand beside one;
+        ``invalid_plan`` if they would make none."""
         if target is not None and is_gguf(target) and made.model is None:
             return cls(target, made.document(target))
         if (target is None) == (made.model is None):
@@ -40,7 +41,9 @@ class Named:
         if target is None:
             return cls(str(made.model), made.document())
         if words := made.words():
-            what = f"engine {command} --model {shlex.quote(_model_of(target))} {' '.join(words)}"
+            model = _model_of(target)
+            _judge(made.document(model))  # a hint with a value that nobody has would not work
+            what = f"engine {command} --model {shlex.quote(model)} {' '.join(words)}"
             raise usage(
                 f"{', '.join(word.split()[0] for word in words)}: makes a plan where there is none, "
                 f"and {target} is one",
@@ -57,6 +60,13 @@ class Named:
     def declared(self) -> dict[str, Any]:
         """The plan that the flags made, whole."""
         return with_quantization(self.document or {}, quiet=True)
+
+
+def _judge(document: Mapping[str, Any]) -> None:
+    """Raises ``invalid_plan`` for what no plan may say; the model's file is not looked at."""
+    from compiler.plan import plan_from_mapping
+
+    plan_from_mapping({"quantization": "source", **document}, Path())
 
 
 def is_gguf(target: str) -> bool:

@@ -86,7 +86,11 @@ def _said(error: Any, kinds: set[str], context: Any, hint: str | None) -> tuple[
         return f"{error.option_name} needs a value", hint or listed
     if text.startswith("No such command"):
         word = (re.search(r"""["']([^"']*)["']""", text) or ("", ""))[1]
-        found = nearest(word, getattr(context.command, "commands", ()))
+        groups = getattr(context.command, "commands", {})
+        if inner := [name for name, group in groups.items() if word in getattr(group, "commands", ())]:
+            meant = " or ".join(f"{where} {name} {word}" for name in inner)
+            return f"there is no command {word!r}", f"did you mean {meant}?"
+        found = nearest(word, groups)
         return f"there is no command {word!r}", listed if found is None else f"did you mean {found}?"
     if "unexpected extra argument" in text:
         return f"too many arguments: {text.rpartition('(')[2].removesuffix(')')}", hint or listed

@@ -310,7 +310,7 @@ def test_other_seeds_are_refused_with_what_is_allowed(client, seed):
 def test_an_empty_request_is_told_what_it_lacks_once(client):
     error = client.post("/v1/runs", json={}).json()["error"]
     assert sorted(cause["path"] for cause in error["causes"]) == ["model", "prompt"]
-    assert error["message"] == "the request has 2 errors: model: model is missing; prompt: prompt is missing"
+    assert error["message"] == "the request has 2 errors: model is missing; prompt is missing"
     assert error["param"] == error["path"]
 
 

@@ -161,9 +161,13 @@ def test_a_flag_that_makes_a_plan_is_refused_beside_one_with_the_command_that_do
     plan = tmp_path / "p.yaml"
     document = {"version": 1, "model": str(model), "backend": "reference", "quantization": "f16"}
     plan.write_text(yaml.safe_dump(document))
-    done = engine("run", plan, "--quant", "nonsense", "-p", "x")
+    done = engine("run", plan, "--quant", "q8_0", "-p", "x")
     assert done.code == 2
-    assert f"engine run --model {model} --quant nonsense --prompt TEXT" in done.err
+    assert f"engine run --model {model} --quant q8_0 --prompt TEXT" in done.err
+    for wrong in (("--quant", "nonsense"), ("--backend", "cuda"), ("--context", 0)):
+        done = engine("run", plan, *wrong, "-p", "x")  # a command with it would not work
+        assert (done.code, "--model" in done.err) == (3, False)
+        assert "allowed: " in done.err
     done = engine("run", plan, "--quant", "f16", "--backend", "reference", "--context", 64)
     command = done.err.partition("hint: engine ")[2].strip()
     assert engine(*command.split(), "-n", 1).code == 0
@@ -240,6 +244,8 @@ WRONG = {
     "with an equals sign": (["serve", "x", "--ctx-size=9"], "--ctx-size is called --context here"),
     "a misspelt option": (["run", "x", "--jsn"], "did you mean --json?"),
     "a misspelt command": (["compil"], "did you mean compile?"),
+    "a command of another group": (["compare", "a", "b"], "did you mean engine runs compare?"),
+    "a command of several groups": (["list"], "did you mean engine runs list or engine models list or "),
     "a misspelt command of a group": (["runs", "lst"], "did you mean list?"),
     "no plan": (["compile"], "PLAN is missing"),
     "no option that is needed": (["eval", "x"], "--text is missing"),
