@@ -6,12 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from runtime.bundle.machine import Machine
 from runtime.cli import main
 from tests.command import Engine, Result
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# How long an example takes says how busy the machine is; bounds on time are tests of their own.
+settings.register_profile("engine", deadline=None)
+settings.load_profile("engine")
 
 
 @pytest.fixture(scope="session")
