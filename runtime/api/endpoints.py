@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runtime.api import openai, plans, runs, tools
-from runtime.api.dialects import ollama, ollama_models
+from runtime.api.dialects import anthropic, ollama, ollama_models
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -71,6 +71,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
              "chat_completion_request", statuses=(200, 400, 404, 429, 500), streams=True),
     Endpoint("POST", "/v1/completions", openai.completion, "OpenAI-compatible completion",
              "completion_request", statuses=(200, 400, 404, 429, 500), streams=True),
+    Endpoint("POST", "/v1/messages", anthropic.messages, "Anthropic-compatible message",
+             "anthropic_messages_request", statuses=(200, 400, 404, 429, 500), streams=True),
+    Endpoint("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "Tokens of a conversation",
+             "anthropic_count_tokens_request", statuses=(200, 400, 404)),
     Endpoint("POST", "/api/chat", ollama.chat, "Ollama-compatible chat",
              "ollama_chat_request", statuses=(200, 400, 404, 429, 500), streams=True),
     Endpoint("POST", "/api/generate", ollama.generate, "Ollama-compatible answer to a text",

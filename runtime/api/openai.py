@@ -7,6 +7,7 @@ Beside OpenAI's fields: ``timings`` as llama-server gives them, ``execution_id``
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -300,7 +301,10 @@ def timings(outcome: Outcome) -> dict[str, Any]:
 async def models(request: Request) -> Response:
     """``GET /v1/models``: the served plans."""
     service = service_of(request)
-    return JSONResponse({"object": "list", "data": [model_json(info) for info in service.plane.infos()]})
+    data = [model_json(info) for info in service.plane.infos()]
+    ids = [entry["id"] for entry in data] or [None]
+    pages = {"has_more": False, "first_id": ids[0], "last_id": ids[-1]}  # as Anthropic's clients page
+    return JSONResponse({"object": "list", "data": data, **pages})
 
 
 async def model(request: Request) -> Response:
@@ -310,10 +314,13 @@ async def model(request: Request) -> Response:
 
 
 def model_json(info: BundleInfo) -> dict[str, Any]:
-    """A served plan as a model."""
+    """A served plan as a model, for OpenAI's clients and for Anthropic's."""
     return {
         "id": info.name,
         "object": "model",
+        "type": "model",
+        "display_name": info.model_name,
+        "created_at": datetime.fromtimestamp(info.created_unix, UTC).isoformat(),
         "created": info.created_unix,
         "owned_by": "engine",
         "meta": {

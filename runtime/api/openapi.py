@@ -79,9 +79,12 @@ def document() -> dict[str, Any]:
                 "OllamaError": OLLAMA_ERROR_SCHEMA,
                 **{_title(e.body): _published(e.body) for e in ENDPOINTS if e.body is not None},
             },
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
-        "security": [{}, {"key": []}],
+        "security": [{}, {"key": []}, {"api_key": []}],
     }
 
 

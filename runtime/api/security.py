@@ -74,12 +74,12 @@ class Gate:
             )
         if path in OPEN_PATHS:
             return None
-        if self._key is not None and not self._knows(headers, path):
+        if self._key is not None and not self._knows(headers):
             return EngineError(
                 "unauthorized",
                 "the key is missing or wrong",
                 path="Authorization",
-                allowed="Authorization: Bearer KEY",
+                allowed="Authorization: Bearer KEY, or x-api-key: KEY",
             )
         if self._inside >= self._settings.max_in_flight:
             return EngineError("overloaded", f"{self._inside} requests are being answered already")
@@ -91,10 +91,10 @@ class Gate:
         scheme, _, place = origin.partition("://")
         return scheme in ("http", "https") and place.lower() == host.strip().lower()
 
-    def _knows(self, headers: Headers, path: str) -> bool:
+    def _knows(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         assert self._key is not None
-        if path.startswith("/v1/messages") and "x-api-key" in headers:  # where Anthropic's clients put it
+        if not given and "x-api-key" in headers:  # where Anthropic's clients put it
             scheme, given = "bearer", headers["x-api-key"]
         right = hmac.compare_digest(given.strip().encode(), self._key)
         return right and scheme.lower() == "bearer"

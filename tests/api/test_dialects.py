@@ -26,6 +26,7 @@ def fields(rule: dict) -> Iterator[tuple[str, dict]]:
         yield name, what
         yield from fields(what)
         yield from fields(what.get("items", {}))
+        yield from fields(what.get("items", {}).get("then", {}))
 
 
 def test_the_table_of_fields_is_current():

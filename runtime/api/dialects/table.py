@@ -13,6 +13,8 @@ from runtime.api.checking import schema
 
 #: Schema → what takes it.
 DIALECTS = {
+    "anthropic_messages_request": "Anthropic: `POST /v1/messages`",
+    "anthropic_count_tokens_request": "Anthropic: `POST /v1/messages/count_tokens`",
     "ollama_chat_request": "Ollama: `POST /api/chat`",
     "ollama_generate_request": "Ollama: `POST /api/generate`",
     "ollama_show_request": "Ollama: `POST /api/show`",
@@ -43,15 +45,18 @@ def markdown() -> str:
 def _rows(rule: Mapping[str, Any], before: str) -> Iterator[tuple[str, str, str]]:
     for name, what in rule["properties"].items():
         path, inner = before + name, what.get("items", {})
-        if "x-becomes" in what:
-            yield path, what["x-becomes"], what["description"].replace("|", "\\|")
-        elif "x-unsupported-value" in what:
+        note, only = what.get("description", ""), what.get("x-unsupported-value")
+        if only is not None:
             values = ", ".join(f"`{json.dumps(value)}`" for value in what["enum"] if value is not None)
-            yield path, "nothing", f"{values or 'null'} only: {what['x-unsupported-value']}"
+            note = f"{values or 'null'} only: {only}"
+        if only is not None or "x-becomes" in what:
+            yield path, what.get("x-becomes", "nothing"), note.replace("|", "\\|")
         if "properties" in what:
             yield from _rows(what, f"{path}.")
-        elif "properties" in inner:
-            yield from _rows(inner, f"{path}[].")
+        for kind in (inner.get("then", {}), inner):
+            if "properties" in kind:
+                yield from _rows(kind, f"{path}[].")
+                break
 
 
 if __name__ == "__main__":
