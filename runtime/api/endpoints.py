@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runtime.api import openai, plans, runs, tools
-from runtime.api.dialects import anthropic, ollama, ollama_models
+from runtime.api.dialects import anthropic, llama_server, ollama, ollama_models, responses
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -71,6 +71,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
              "chat_completion_request", statuses=(200, 400, 404, 429, 500), streams=True),
     Endpoint("POST", "/v1/completions", openai.completion, "OpenAI-compatible completion",
              "completion_request", statuses=(200, 400, 404, 429, 500), streams=True),
+    Endpoint("POST", "/v1/responses", responses.create, "OpenAI-compatible response",
+             "responses_request", statuses=(200, 400, 404, 429, 500), streams=True),
+    Endpoint("POST", "/completion", llama_server.completion, "llama-server's completion",
+             "llama_server_completion_request", statuses=(200, 400, 404, 409, 429, 500), streams=True),
+    Endpoint("POST", "/completions", llama_server.completion, "The same as /completion",
+             "llama_server_completion_request", statuses=(200, 400, 404, 409, 429, 500), streams=True),
     Endpoint("POST", "/v1/messages", anthropic.messages, "Anthropic-compatible message",
              "anthropic_messages_request", statuses=(200, 400, 404, 429, 500), streams=True),
     Endpoint("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "Tokens of a conversation",

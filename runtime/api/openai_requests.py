@@ -13,7 +13,7 @@ from runtime.api.service import Service
 from runtime.bundle.plan import ResolvedPlan
 from runtime.control.requests import Prompt, make_spec
 from runtime.control.types import ChatPromptLike, RunSpec, ServedBundle
-from runtime.engine.request import Wishes
+from runtime.engine.request import MAX_BIAS, Wishes
 from runtime.errors import EngineError
 
 #: Executions of one request.
@@ -163,12 +163,26 @@ class _Asked:
 def _wishes(body: Mapping[str, Any], logprobs: int | None) -> Wishes:
     return Wishes(
         stop=texts(body.get("stop")),
-        logit_bias={int(token): float(value) for token, value in (body.get("logit_bias") or {}).items()},
+        logit_bias=_biases(body.get("logit_bias") or {}),
         logprobs=logprobs,
         ignore_eos=bool(body.get("ignore_eos")),
         constraint=constraint_of(body),
         **caching_of(body),
     )
+
+
+def _biases(given: Mapping[str, float] | Sequence[Sequence[Any]]) -> dict[int, float]:
+    """Biases by id: of a map, or of llama-server's pairs, in which ``false`` forbids a token."""
+    if isinstance(given, Mapping):
+        return {int(token): float(value) for token, value in given.items()}
+    for index, (token, value) in enumerate(given):
+        path = f"logit_bias[{index}]"
+        if isinstance(token, str):
+            hint = "POST /tokenize gives the ids of a text"
+            raise EngineError("unsupported_field", "a bias is of a token id", f"{path}[0]", "an id", hint)
+        if value is True:
+            raise EngineError("invalid_request", "true is no bias", f"{path}[1]", "a number, or false: never")
+    return {token: -MAX_BIAS if value is False else float(value) for token, value in given}
 
 
 def rendered(bundle: ServedBundle, body: Mapping[str, Any]) -> ChatPromptLike:

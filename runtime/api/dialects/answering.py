@@ -18,6 +18,7 @@ from runtime.api.errors import error_body, error_response
 from runtime.api.follow import EventStream, Following, failure, outcomes_or_gone, submit
 from runtime.api.openai_requests import Choice, chat_choices, completion_choices, relocated
 from runtime.api.service import Service, service_of
+from runtime.bundle.plan import ResolvedPlan
 from runtime.control.execution import Execution
 from runtime.control.types import Outcome, RunSpec, ServedBundle, TokenOut
 from runtime.errors import EngineError
@@ -80,11 +81,21 @@ class Reply:
 
     media_type: ClassVar[str] = "text/event-stream"
 
-    def __init__(self, execution: Execution, bundle: ServedBundle, body: Mapping[str, Any]) -> None:
+    def __init__(
+        self, execution: Execution, bundle: ServedBundle, body: Mapping[str, Any], place: int
+    ) -> None:
         self.execution = execution
         self.bundle = bundle
         self.body = body
+        self.place = place
         self.wants_logprobs = execution.spec.request.logprobs is not None
+        self.every_token = self.wants_logprobs  # also one that shows no text yet
+
+    @classmethod
+    def together(cls, replies: Sequence[dict[str, Any]]) -> Any:
+        """The reply to a request, of those of its executions."""
+        (reply,) = replies
+        return reply
 
     def opening(self) -> bytes:
         """What a stream has before any token."""
@@ -123,40 +134,66 @@ async def answer(
     *,
     stream: bool,
 ) -> Response:
-    """Runs a request that becomes one execution, and gives its reply."""
+    """Runs a request and gives its reply; ``form`` spells that of each execution."""
     service = service_of(request)
 
     def make() -> list[RunSpec]:
         return [choice.spec for choice in translate(service, body).choices(service)]
 
     following = await submit(request, service, make, stream=stream)
-    (execution,) = following.executions
-    reply = form(execution, service.plane.bundle(execution.spec.bundle), body)
+    bundle = service.plane.bundle(following.executions[0].spec.bundle)
+    replies = [form(execution, bundle, body, place) for place, execution in enumerate(following.executions)]
     if stream:
-        events = _events(service, following, reply)
+        events = _events(service, following, replies)
         return EventStream(events, service=service, following=following, media_type=form.media_type)
-    (outcome,) = await outcomes_or_gone(request, service, following)
+    outcomes = await outcomes_or_gone(request, service, following)
     headers = {"X-Execution-Id": following.ids}
-    if (error := failure(outcome)) is not None:
-        return error_response(error, request.url.path, headers=headers)
-    return JSONResponse(reply.whole(outcome, following.followers[0].taken()), headers=headers)
+    for outcome in outcomes:
+        if (error := failure(outcome)) is not None:
+            return error_response(error, request.url.path, headers=headers)
+    parts = zip(replies, outcomes, following.followers, strict=True)
+    wholes = [reply.whole(outcome, follower.taken()) for reply, outcome, follower in parts]
+    return JSONResponse(form.together(wholes), headers=headers)
 
 
-async def _events(service: Service, following: Following, reply: Reply) -> AsyncIterator[bytes]:
-    yield reply.opening()
+async def _events(service: Service, following: Following, replies: Sequence[Reply]) -> AsyncIterator[bytes]:
+    yield b"".join(reply.opening() for reply in replies)
     async for news in following.news(service):
         if news is None:
-            yield reply.waiting()
-        elif isinstance(news[1], str):
-            yield reply.said(news[1], [])
-        elif not isinstance(news[1], Outcome):
+            yield replies[0].waiting()
+            continue
+        place, found = news
+        reply = replies[place]
+        if isinstance(found, str):
+            yield reply.said(found, [])
+        elif not isinstance(found, Outcome):
             yield b"".join(
-                reply.said(token.text, [token]) for token in news[1] if token.text or reply.wants_logprobs
+                reply.said(token.text, [token]) for token in found if token.text or reply.every_token
             )
-        elif (error := failure(news[1])) is not None:
+        elif (error := failure(found)) is not None:
             yield reply.failed(error)
+            return
         else:
-            yield reply.closing(news[1])
+            yield reply.closing(found)
+
+
+def check_repeat_last_n(plan: ResolvedPlan, options: Mapping[str, Any], where: str = "") -> None:
+    """Refuses llama.cpp's ``repeat_last_n`` where it would change what penalties look at. Raises
+    ``unsupported_field``."""
+    last = options.get("repeat_last_n")
+    penalties = (
+        ("repeat_penalty", plan.sampling.repetition_penalty, 1),
+        ("presence_penalty", plan.sampling.presence_penalty, 0),
+        ("frequency_penalty", plan.sampling.frequency_penalty, 0),
+    )
+    given = [(own if (said := options.get(name)) is None else said, off) for name, own, off in penalties]
+    if last not in (None, -1) and any(value != off for value, off in given):
+        raise EngineError(
+            "unsupported_field",
+            "repeat_last_n: penalties look at the whole sequence",
+            path=f"{where}repeat_last_n",
+            allowed="-1, or any where no penalty is on",
+        )
 
 
 def stop_found(reply: Reply, outcome: Outcome) -> str | None:

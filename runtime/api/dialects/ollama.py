@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from runtime.api.body import read_json
-from runtime.api.dialects.answering import Reply, Translated, answer
+from runtime.api.dialects.answering import Reply, Translated, answer, check_repeat_last_n
 from runtime.api.openai import finite
 from runtime.api.openai_requests import find_bundle
 from runtime.api.service import Service, service_of
@@ -164,17 +164,7 @@ def _check_options(bundle: ServedBundle, options: Mapping[str, Any]) -> None:
                 allowed=f"{own}, or 0 for the plan's",
                 hint=f"compile a plan with another execution.{field}",
             )
-    last = options.get("repeat_last_n", -1)
-    penalties = (("repeat_penalty", 1), ("presence_penalty", 0), ("frequency_penalty", 0))
-    if last != -1 and any(
-        options.get(name, getattr(plan.sampling, OPTIONS[name])) != off for name, off in penalties
-    ):
-        raise EngineError(
-            "unsupported_field",
-            "repeat_last_n: penalties look at the whole sequence",
-            path="options.repeat_last_n",
-            allowed="-1, or any where no penalty is on",
-        )
+    check_repeat_last_n(plan, options, "options.")
 
 
 def stamp(unix_ns: int) -> str:

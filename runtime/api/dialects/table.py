@@ -13,11 +13,13 @@ from runtime.api.checking import schema
 
 #: Schema → what takes it.
 DIALECTS = {
+    "responses_request": "OpenAI: `POST /v1/responses`",
     "anthropic_messages_request": "Anthropic: `POST /v1/messages`",
     "anthropic_count_tokens_request": "Anthropic: `POST /v1/messages/count_tokens`",
     "ollama_chat_request": "Ollama: `POST /api/chat`",
     "ollama_generate_request": "Ollama: `POST /api/generate`",
     "ollama_show_request": "Ollama: `POST /api/show`",
+    "llama_server_completion_request": "llama-server: `POST /completion`, `/completions`",
 }
 
 _HEAD = """\
