@@ -37,7 +37,7 @@ class Target:
 _CHAIN = "row or edited or head or rewritten or truncated or emptied or export or guards or spelling or gap"
 _STORE = "tests/records/test_store.py"
 _SCHEDULER = "tests/scheduler/test_promises.py"
-_ENERGY = "tests/metrics/test_energy_trees.py tests/metrics/test_official.py"
+_METER = "tests/metrics/test_energy_in_detail.py"
 
 TARGETS = {
     "chain": Target("runtime/control/chain.py", f"{_STORE} -k '{_CHAIN}'"),
@@ -48,10 +48,10 @@ TARGETS = {
         "runtime/scheduler/policy.py", f"{_SCHEDULER} tests/scheduler/test_packaged_policies.py"
     ),
     "cost": Target("runtime/scheduler/cost.py", _SCHEDULER),
-    "limits": Target("runtime/metrics/limits.py", "tests/metrics/test_limits.py"),
-    "energy": Target("runtime/metrics/energy.py", _ENERGY),
-    "shares": Target("runtime/metrics/shares.py", "tests/metrics/test_limits.py"),
-    "official": Target("runtime/metrics/official.py", "tests/metrics/test_official.py"),
+    "limits": Target("runtime/metrics/limits.py", _METER),
+    "energy": Target("runtime/metrics/energy.py", _METER),
+    "shares": Target("runtime/metrics/shares.py", _METER),
+    "official": Target("runtime/metrics/official.py", _METER),
 }
 #: Left away: what only changes a type or fails at once, and more than one step of a comparison.
 OPERATORS = [

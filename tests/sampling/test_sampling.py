@@ -100,6 +100,29 @@ def test_any_chain_over_any_row_equals_the_oracle(
     assert library.sample(row, chain, position, history, bias, **sets) == (OK, *expected)
 
 
+def test_a_repetition_counts_up_to_fifty_tokens(library: Library) -> None:
+    """Sixty tokens said twice over: what comes next would prolong it, and costs base^(50 - 2)."""
+    history = (*range(60), *range(60))
+    row = np.zeros(64, np.float32)
+    for base, length in ((1.05, 50), (1.1, 50)):
+        chain = Chain(temperature=0, dry_multiplier=1.0, dry_base=base)
+        penalty = float(np.float32(base)) ** (length - chain.dry_allowed_length)
+        for lead, wins in ((0.99, False), (1.01, True)):
+            row[0] = penalty * lead  # the token that followed, ahead of all others by a little less or more
+            assert (library.sample(row, chain, 0, history)[1] == 0) is wins
+
+
+def test_what_is_forbidden_has_no_part_in_what_is_typical(library: Library) -> None:
+    rng = np.random.default_rng(3)
+    row = (rng.standard_normal(64) * 2).astype(np.float32)
+    allowed = frozenset(range(1, 64, 2))
+    for typical_p in (0.2, 0.5, 0.9):
+        chain = Chain(typical_p=typical_p)
+        drawn = [library.sample(row, chain, i, allowed=allowed) for i in range(200)]
+        assert drawn == [(OK, *twin.sample(row, chain, i, allowed=allowed)) for i in range(200)]
+        assert {token for _, token, _ in drawn} <= allowed
+
+
 def test_the_draw_follows_the_probabilities(library: Library) -> None:
     """χ² with 9 degrees of freedom over 20,000 positions; 27.9 is its 0.999 quantile."""
     row = np.log(np.array([0.3, 0.2, 0.15, 0.1, 0.08, 0.07, 0.04, 0.03, 0.02, 0.01])).astype(np.float32)

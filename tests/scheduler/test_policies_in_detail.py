@@ -44,8 +44,9 @@ def test_latency_takes_the_least_expected_work() -> None:
     keys = [sched.get("latency").admission_key(w, seen)[0] for w in QUEUE]
     assert keys == [p * COST.flops_per_token // 128 + n * COST.flops_per_token
                     for p, n in ((400, 40), (10, 2), (2000, 1), (10, 40))]  # fmt: skip
-    free = view(waiting=QUEUE, step_tokens=1, cost=sched.CostModel(flops_per_token=0, weight_bytes=1))
-    assert sched.get("latency").admission_key(waiting(0, 7, 5), free) == (5,)
+    for flops, key in ((0, 5), (1, 12)):
+        one = view(waiting=QUEUE, step_tokens=1, cost=sched.CostModel(flops_per_token=flops, weight_bytes=1))
+        assert sched.get("latency").admission_key(waiting(0, 7, 5), one) == (key,)
 
 
 def test_energy_takes_those_as_long_as_the_oldest() -> None:
@@ -79,6 +80,11 @@ def test_how_much_of_a_step_prompts_get_beside_two_decodes(policy: str, beside: 
     assert chosen.prefill_tokens(100, view()) == 100
     assert chosen.prefill_tokens(100, view(decoding=2)) == beside
     assert chosen.prefill_tokens(1, view(decoding=2)) == 1
+    # A second of reading, so that a hundredth of it counts.
+    long = view(decoding=2, cost=sched.CostModel(flops_per_token=50_000_000, weight_bytes=10**10))
+    assert chosen.prefill_tokens(8192, long) == {
+        "default": 3998, "latency": 1998, "latency_energy_balanced": 4096,
+    }.get(policy, 8192)  # fmt: skip
     assert chosen.prefill_tokens(5, view(decoding=2)) == (2 if policy == "latency_energy_balanced" else 5)
 
 
