@@ -156,6 +156,28 @@ def test_a_package_that_stands_still_measures_nothing_and_its_memory_may() -> No
     assert meter.read().joules == 10.0
 
 
+def test_fine_counts_are_added_up_before_they_are_joules() -> None:
+    made = Machine((Count(joules_per_count=0.25, count_range=8000),))
+    meter = made.meter()
+    assert meter.sample_seconds == 0.5
+    meter.start()
+    for _ in range(3):
+        made.run(1.0, 7)
+        meter.mark()
+    assert meter.read().joules == 5.25
+
+
+def test_the_latest_gaps_are_remembered() -> None:
+    made = Machine()
+    meter = made.meter()
+    meter.start()
+    for turn in range(2 * 4100):
+        made.run(1.0, 10 + 5000 * (turn % 2))
+        meter.mark()
+    gaps = meter.read().gaps
+    assert (len(gaps), gaps[-1]) == (4096, (8199.0, 8200.0))
+
+
 def test_no_time_is_no_reading() -> None:
     made = Machine()
     meter = made.meter()
@@ -363,6 +385,39 @@ def test_a_step_that_no_waiting_can_hold_ends_the_execution() -> None:
     assert slept == []
     assert guard.exceeded()
     assert WINDOW_SECONDS == 10.0
+
+
+def test_the_samples_that_are_kept_reach_a_window_further_back_than_the_mean() -> None:
+    made = Machine()
+    guard, _ = guarded(made, max_watts=900.0)
+    for _ in range(30):
+        made.run(1.0, 10)
+        assert not guard.exceeded()
+    assert [sample.seconds - 5.0 for sample in guard._samples] == list(range(9, 31))
+    made.run(100.0, 10)
+    guard.exceeded()
+    assert [sample.seconds - 5.0 for sample in guard._samples] == [30.0, 130.0]
+
+
+def test_a_gap_goes_on_at_the_mean_and_before_any_mean_at_nothing() -> None:
+    made = Machine()
+    guard, _ = guarded(made, max_joules=900.0)
+    seen = []
+    for broken, counts in ((True, 0), (False, 0), (False, 24), (True, 0)):
+        made.counters[0].broken = broken
+        made.run(1.0, counts)
+        guard.exceeded()
+        seen.append(guard._samples[-1].joules)
+    assert seen == [0.0, 0.0, 24.0, 32.0]  # 24 J in 3 s
+
+
+def test_a_wait_is_for_a_step_as_long_as_those_before() -> None:
+    made = Machine()
+    guard, slept = guarded(made, max_watts=20.0, on_limit="pace")
+    made.run(0.5, 15)
+    assert not guard.exceeded()
+    guard.before_step()
+    assert sum(slept) == pytest.approx(0.5)  # 30 J in 1.5 s
 
 
 # ---- official metrics ----------------------------------------------------------------

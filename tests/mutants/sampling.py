@@ -30,7 +30,6 @@ SAMPLING: tuple[tuple[str, str, str], ...] = (
     ("dry: one power more", "k < length[token] &&", "k <= length[token] &&"),
     ("dry: no bound", "(penalty < SAMPLING_DRY_MOST ? penalty : SAMPLING_DRY_MOST)", "penalty"),
     ("valid: an id past the vocabulary", "history[i] >= n_vocab", "history[i] > n_vocab"),
-    ("valid: a bias of infinity", "!(bias[i] <= SAMPLING_FLT_MAX)", "bias[i] != bias[i]"),
     ("changed logits: all may be forbidden", "if (!sampling_in(max, -", "if (0 && !sampling_in(max, -"),
     ("changed logits: weighed by the row", "(x, n_vocab, max, c.weight)", "(x, n_vocab, row_max, c.weight)"),
     ("top_k: one fewer", "(uint64_t)p->top_k)", "(uint64_t)p->top_k - 1)"),

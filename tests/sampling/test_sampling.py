@@ -112,6 +112,16 @@ def test_a_repetition_counts_up_to_fifty_tokens(library: Library) -> None:
             assert (library.sample(row, chain, 0, history)[1] == 0) is wins
 
 
+def test_no_repetition_costs_more_than_is_left_to_order_others_by(library: Library) -> None:
+    """Ninety to the nineteenth power would be 1.4e37; the penalty ends at 1e30."""
+    row = np.full(32, -1e31, np.float32)
+    row[0] = 0
+    chain = Chain(temperature=0, dry_multiplier=1.0, dry_base=90.0, dry_allowed_length=1)
+    assert library.sample(row, chain, 0, (*range(20), *range(20)))[:2] == (OK, 0)
+    row[1] = -9e29
+    assert library.sample(row, chain, 0, (*range(20), *range(20)))[:2] == (OK, 1)
+
+
 def test_what_is_forbidden_has_no_part_in_what_is_typical(library: Library) -> None:
     rng = np.random.default_rng(3)
     row = (rng.standard_normal(64) * 2).astype(np.float32)
