@@ -29,6 +29,7 @@ BACKEND = derive(
         "simd/attention.c",
         "simd/panel_float.c",
         "simd/blocks_avx512.c",
+        "simd/groups_avx512.c",
         *panel_sources("avx512"),
     ),
     replace=(*panel_rows("avx512"), *shared_rows("simd")),

@@ -1,9 +1,8 @@
 """Q4_K: 256 weights in 144 bytes. fp16 d, fp16 dmin, 12 bytes of scales, 128 bytes of nibbles.
 
 Eight sub-blocks of 32: w = (d * sc) * q - (dmin * m), sc and m unsigned of six bits, q of four.
-32 bytes of nibbles hold sub-block 2j (low) and 2j+1 (high). Of the scale bytes b, for j < 4:
-sc = b[j] & 63, m = b[j+4] & 63; for j ≥ 4: sc = (b[j+4] & 15) | (b[j-4] >> 6) << 4,
-m = (b[j+4] >> 4) | (b[j] >> 6) << 4.
+32 bytes of nibbles hold sub-block 2j (low) and 2j+1 (high). The scale bytes are
+those of ``parts/scales_of_6``.
 """
 
 from __future__ import annotations
@@ -12,18 +11,13 @@ from types import MappingProxyType
 
 import numpy as np
 
+from compiler.formats.parts.affine_fit import Grid, fit, steps
 from compiler.formats.parts.panels import block_panel, chunks, tile_panel, vnni_panel
-from compiler.formats.parts.q4_k_fit import fit
 from compiler.formats.parts.record import PANEL_ROWS, Bytes, Floats, Format
 from compiler.formats.parts.scales import half_bytes, reciprocal, rounded
+from compiler.formats.parts.scales_of_6 import pack_scales, panel_scales, unpack_scales
 
-
-def unpack_scales(packed: Bytes) -> tuple[Bytes, Bytes]:
-    """``uint8 (n, 12)`` → sc and m, each ``uint8 (n, 8)``."""
-    first, second, third = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
-    sc = np.concatenate([first & 63, (third & 15) | (first >> 6) << 4], axis=1)
-    m = np.concatenate([second & 63, (third >> 4) | (second >> 6) << 4], axis=1)
-    return sc, m
+GRID = Grid(top=15, most=63, spreads=steps(14, 0.3, 8), shifts=steps(0, 0.02, 3))
 
 
 def decode(blocks: Bytes) -> Floats:
@@ -38,20 +32,12 @@ def decode(blocks: Bytes) -> Floats:
     return (scale * q - minimum).reshape(n, 256)
 
 
-def pack_scales(sc: Bytes, m: Bytes) -> Bytes:
-    """sc and m, each ``uint8 (n, 8)`` → ``uint8 (n, 12)``; undoes ``unpack_scales``."""
-    first = sc[:, :4] | (sc[:, 4:] >> 4) << 6
-    second = m[:, :4] | (m[:, 4:] >> 4) << 6
-    third = (sc[:, 4:] & 15) | (m[:, 4:] & 15) << 4
-    return np.concatenate([first, second, third], axis=1)
-
-
 def encode(x: Floats, importance: Floats | None) -> Bytes:
-    """Scales and minima from the search of ``q4_k_fit``, codes rounded at them."""
+    """Scales and minima from the search of ``affine_fit``, codes rounded at them."""
     n = len(x)
     weights = np.ones_like(x) if importance is None else importance
     xs = x.reshape(n, 8, 32)
-    found = fit(xs, weights.reshape(n, 8, 32))
+    found = fit(xs, weights.reshape(n, 8, 32), GRID)
     inverse = reciprocal(found.d * found.sc)
     offset = (found.dmin * found.m) * inverse
     q = rounded(xs * inverse[..., None] + offset[..., None], 0, 15).astype(np.uint8).reshape(n, 4, 2, 32)
@@ -62,22 +48,11 @@ def encode(x: Floats, importance: Floats | None) -> Bytes:
 
 def pack(rows: Bytes) -> Bytes:
     blocks = rows.reshape(PANEL_ROWS, -1, 144)
-    s = blocks[:, :, 4:16]
-    scale = np.concatenate([s[..., :4] & 63, (s[..., 8:] & 15) | (s[..., :4] >> 6 << 4)], axis=-1)
-    minimum = np.concatenate([s[..., 4:8] & 63, (s[..., 8:] >> 4) | (s[..., 4:8] >> 6 << 4)], axis=-1)
-    low = (scale & 15) | (minimum & 15) << 4
-    high = (
-        scale[..., :4] >> 4
-        | scale[..., 4:] >> 4 << 2
-        | minimum[..., :4] >> 4 << 4
-        | minimum[..., 4:] >> 4 << 6
-    )
     n = blocks.shape[1]
     parts = [
         blocks[:, :, 0:2].transpose(1, 0, 2).reshape(n, -1),
         blocks[:, :, 2:4].transpose(1, 0, 2).reshape(n, -1),
-        low.transpose(1, 2, 0).reshape(n, -1),
-        high.transpose(1, 2, 0).reshape(n, -1),
+        panel_scales(blocks[:, :, 4:16]),
         chunks(blocks[:, :, 16:]).reshape(n, -1),
     ]
     return np.concatenate(parts, axis=1).reshape(-1)

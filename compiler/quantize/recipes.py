@@ -9,18 +9,17 @@ matrix                                 type
 output, or the tied token embedding    q6_k
 token embedding beside an output       q4_k
 attn_v, attn_qkv, ffn_down             q6_k in the layers with more bits, else q4_k
-attn_v of an 80-layer llama or qwen2   q6_k where the mix says q5_k
+attn_v of an 80-layer llama or qwen2   q5_k in the other layers
 all other matrices                     q4_k
 =====================================  ==================================================
 
 Layer i of n has *more bits* if ``i < n//8``, ``i >= 7n//8`` or ``(i - n//8) % 3 == 2``. For attn_v and
 attn_qkv, i and n count the layers that have one. Models with exactly eight experts get q8_0 for attn_v,
-attn_qkv and attn_k in every quantized recipe, and in q4_k_m q6_k for attn_output (the mix says q5_k, for
-which there is no kernel: the next larger format takes its place here and above).
+attn_qkv and attn_k in every quantized recipe, and in q4_k_m q5_k for attn_output.
 
 In every recipe, vectors, norms, biases, routers (``ffn_gate_inp``), position embeddings and short
-convolutions stay f32. A row that is not a whole number of blocks falls back: q4_k to q5_0, q6_k to q8_0,
-and where rows are not a multiple of 32, to f16.
+convolutions stay f32. A row that is not a whole number of blocks falls back: q4_k to q5_0, q5_k and q6_k
+to q8_0, and where rows are not a multiple of 32, to f16.
 
 The recipe ``source`` takes every matrix in the type the file holds it in, where there is a kernel for it.
 What the file holds as q4_0 becomes q5_0, whose blocks hold the same values: that is no quantizing.
@@ -47,7 +46,7 @@ FLOAT_TYPES = frozenset({"f64", *(name for name, format in FORMATS.items() if no
 
 #: For recipe ``source`` with ``requantize``: what stands in for a type without a kernel. Types of
 #: four bits and fewer are not named here; they become q4_k.
-SOURCE_SUBSTITUTES: Mapping[str, str] = MappingProxyType({"q5_k": "q6_k", "q5_1": "q6_k", "q8_1": "q8_0"})
+SOURCE_SUBSTITUTES: Mapping[str, str] = MappingProxyType({"q5_1": "q6_k", "q8_1": "q8_0"})
 
 #: Types without a kernel, and the format whose blocks hold their very values.
 EXACT: Mapping[str, str] = MappingProxyType(
@@ -272,12 +271,12 @@ class _Mix:
             if more_bits(self.value_order[_layer(name)], len(self.value_order)):
                 return "q6_k", "q4_k_m: values in a layer with more bits"
             if self.is_70b:
-                return "q6_k", "q4_k_m: values of a 70B model"
+                return "q5_k", "q4_k_m: values of a 70B model"
         elif "ffn_down" in name:
             if more_bits(_layer(name), self.layers):
                 return "q6_k", "q4_k_m: ffn_down in a layer with more bits"
         elif self.eight_experts and "attn_output.weight" in name:
-            return "q6_k", "q4_k_m: attention output of 8 experts"
+            return "q5_k", "q4_k_m: attention output of 8 experts"
         return "q4_k", "q4_k_m"
 
 

@@ -15,18 +15,6 @@ typedef struct {
 } q4_k_block;
 _Static_assert(sizeof(q4_k_block) <= PANEL_SCRATCH, "a Q4_K block fits in scratch");
 
-/* Scales and minima of sub-blocks 2j, 2j+1 of 16 rows, as bytes. */
-V16 void q4_k_scales(const packed_q4_k *b, int32_t j, __m256i *scale, __m256i *min)
-{
-    __m256i low = load_256(b->low[2 * j]);
-    __m256i high = load_256(b->high[2 * j % 4]);
-    __m256i nibble = _mm256_set1_epi8(15), top = _mm256_set1_epi8(0x30);
-    __m256i scale_top = j < 2 ? _mm256_slli_epi16(high, 4) : _mm256_slli_epi16(high, 2);
-    __m256i min_top = j < 2 ? high : _mm256_srli_epi16(high, 2);
-    *scale = _mm256_or_si256(_mm256_and_si256(low, nibble), _mm256_and_si256(scale_top, top));
-    *min = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(low, 4), nibble), _mm256_and_si256(min_top, top));
-}
-
 V16 void q4_k_expand(const packed_q4_k *b, q4_k_block *out)
 {
     __m256i nibble = _mm256_set1_epi8(15);
@@ -40,7 +28,7 @@ V16 void q4_k_expand(const packed_q4_k *b, q4_k_block *out)
                 store_256(out->q[2 * j + 1][c] + 32 * half, _mm256_and_si256(_mm256_srli_epi16(q, 4), nibble));
             }
         __m256i scale, min;
-        q4_k_scales(b, j, &scale, &min);
+        scales_of_6(b->low, b->high, j, &scale, &min);
         __m128i s0 = _mm256_castsi256_si128(scale), s1 = _mm256_extracti128_si256(scale, 1);
         __m128i m0 = _mm256_castsi256_si128(min), m1 = _mm256_extracti128_si256(min, 1);
 #pragma GCC unroll 2
@@ -128,7 +116,7 @@ V16 void q4_k_direct(const packed_q4_k *b, int32_t tokens, const int8_t *codes, 
             total[t][half] = minima[t][half] = _mm256_setzero_si256();
     for (int32_t j = 0; j < 4; ++j) {
         __m256i scale, min;
-        q4_k_scales(b, j, &scale, &min);
+        scales_of_6(b->low, b->high, j, &scale, &min);
         __m128i s0 = _mm256_castsi256_si128(scale), s1 = _mm256_extracti128_si256(scale, 1);
         __m128i m0 = _mm256_castsi256_si128(min), m1 = _mm256_extracti128_si256(min, 1);
 #pragma GCC unroll 2

@@ -5,29 +5,12 @@
 #define Q4_K_TOKENS 8        /* a tile */
 _Static_assert((int64_t)256 * 15 * 63 * 127 <= INT32_MAX, "a block of Q4_K fits in int32");
 
-/* A block with its scales taken out: as bytes a row, minima in pairs. */
-typedef struct {
-    uint8_t scale[8][16];         /* [sub-block][row] */
-    uint8_t min[4][16][2];        /* [pair of sub-blocks][row] */
-} q4_k_opened;
+typedef opened_scales_of_6 q4_k_opened;
 
 V16 q4_k_opened q4_k_open(const uint8_t *panel, int32_t number)
 {
-    q4_k_opened opened, *out = &opened;
     const packed_q4_k *b = (const packed_q4_k *)panel + number;
-    __m512i low = load_512(b->low[0]), low4 = load_512(b->low[4]), high = load_512(b->high[0]);
-    _mm512_storeu_si512(out->scale[0], byte_join(byte_field(low, 0, 15), high, 4, 0x30));
-    _mm512_storeu_si512(out->scale[4], byte_join(byte_field(low4, 0, 15), high, 2, 0x30));
-    __m512i min = byte_join(byte_field(low, 4, 15), high, 0, 0x30);
-    __m512i min4 = byte_join(byte_field(low4, 4, 15), high, -2, 0x30);
-    /* Rows of sub-block 2j lie in the even 16 bytes, of 2j+1 in the odd ones: interleave them. */
-    const __m512i first = _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13), second = _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15);
-    __m512i even = _mm512_permutex2var_epi64(min, first, min4), odd = _mm512_permutex2var_epi64(min, second, min4);
-    __m512i lower = _mm512_unpacklo_epi8(even, odd), upper = _mm512_unpackhi_epi8(even, odd);
-    const __m512i pair01 = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), pair23 = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-    _mm512_storeu_si512(out->min[0], _mm512_permutex2var_epi64(lower, pair01, upper));
-    _mm512_storeu_si512(out->min[2], _mm512_permutex2var_epi64(lower, pair23, upper));
-    return opened;
+    return open_scales_of_6(b->low, b->high);
 }
 
 V16 void q4_k_tile(const uint8_t *panel, int32_t number, const q4_k_opened *s, int32_t tokens, const int8_t *codes,
@@ -63,13 +46,7 @@ V16 void q4_k_tile(const uint8_t *panel, int32_t number, const q4_k_opened *s, i
                                             broadcast_4(sums + t * ACTIVATION_SUMS_256 + SUMS_OF_32 + 2 * j));
         }
     }
-    __m512 d = half_scales(b->d), minus_dmin = v16_negative(half_scales(b->dmin));
-#pragma GCC unroll 8
-    for (int32_t t = 0; t < tokens; ++t) {
-        __m512 term = _mm512_mul_ps(d, _mm512_cvtepi32_ps(total[t]));
-        term = _mm512_fmadd_ps(minus_dmin, _mm512_cvtepi32_ps(minima[t]), term);
-        v16_store(acc + t * 16, _mm512_fmadd_ps(_mm512_set1_ps(scales[t]), term, v16_load(acc + t * 16)));
-    }
+    add_with_minima(total, minima, tokens, b->d, b->dmin, scales, acc);
 }
 
 WALK_256(q4_k, Q4_K_TOKENS)

@@ -43,7 +43,7 @@ V16 void q4_k_vnni_expand(const packed_q4_k *b, q4_k_vnni_block *out)
     q4_k_vnni_codes(b, out->q);
     for (int32_t j = 0; j < 4; ++j) {
         __m256i scale, min;
-        q4_k_scales(b, j, &scale, &min);
+        scales_of_6(b->low, b->high, j, &scale, &min);
         __m128i s0 = _mm256_castsi256_si128(scale), s1 = _mm256_extracti128_si256(scale, 1);
         __m128i m0 = _mm256_castsi256_si128(min), m1 = _mm256_extracti128_si256(min, 1);
 #pragma GCC unroll 2
@@ -120,7 +120,7 @@ V16 void q4_k_vnni_direct(const packed_q4_k *b, int32_t tokens, const int8_t *co
         total[t][0] = total[t][1] = minima[t][0] = minima[t][1] = _mm256_setzero_si256();
     for (int32_t j = 0; j < 4; ++j) {
         __m256i scale, min;
-        q4_k_scales(b, j, &scale, &min);
+        scales_of_6(b->low, b->high, j, &scale, &min);
         __m128i s0 = _mm256_castsi256_si128(scale), s1 = _mm256_extracti128_si256(scale, 1);
         __m128i m0 = _mm256_castsi256_si128(min), m1 = _mm256_extracti128_si256(min, 1);
 #pragma GCC unroll 2

@@ -24,4 +24,16 @@ static inline void pack_16_bits(const uint8_t *rows16, int64_t row_bytes, int64_
             memcpy(panel + (i * 16 + row) * 2, rows16 + row * row_bytes + i * 2, 2);
     memset(panel + k * 32, 0, (size_t)(bytes - k * 32));
 }
+
+/* A row's twelve bytes of scales and minima of six bits into low and high of packed_q4_k.h. Bytes j and
+ * j+4 hold the low six bits of sub-block j's scale and min and, on top, the high two of sub-block j+4's,
+ * whose low four share byte j+8. */
+static inline void pack_scales_of_6(const uint8_t *s, int64_t row, uint8_t (*low)[16], uint8_t (*high)[16])
+{
+    for (int32_t j = 0; j < 4; ++j) {
+        low[j][row] = (uint8_t)((s[j] & 15) | (s[j + 4] & 15) << 4);
+        low[j + 4][row] = s[j + 8];
+        high[j][row] = (uint8_t)((s[j] >> 4 & 3) | (s[j] >> 6) << 2 | (s[j + 4] >> 4 & 3) << 4 | (s[j + 4] >> 6) << 6);
+    }
+}
 #endif

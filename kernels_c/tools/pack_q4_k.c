@@ -10,14 +10,7 @@ void pack_q4_k(const uint8_t *rows16, int64_t row_bytes, int64_t k, uint8_t *pan
             const uint8_t *in = rows16 + row * row_bytes + b * 144, *s = in + 4, *q = in + 16;
             memcpy(&out[b].d[row], in, 2);
             memcpy(&out[b].dmin[row], in + 2, 2);
-            for (int32_t j = 0; j < 4; ++j) {
-                /* Bytes j and j+4 hold the low six bits of sub-block j's scale and min and, on top,
-                 * the high two of sub-block j+4's, whose low four share byte j+8. */
-                out[b].low[j][row] = (uint8_t)((s[j] & 15) | (s[j + 4] & 15) << 4);
-                out[b].low[j + 4][row] = s[j + 8];
-                out[b].high[j][row] = (uint8_t)((s[j] >> 4 & 3) | (s[j] >> 6) << 2
-                                                | (s[j + 4] >> 4 & 3) << 4 | (s[j + 4] >> 6) << 6);
-            }
+            pack_scales_of_6(s, row, out[b].low, out[b].high);
             for (int32_t chunk = 0; chunk < 32; ++chunk)
                 memcpy(&out[b].q[chunk][row * 4], q + chunk * 4, 4);
         }

@@ -11,6 +11,7 @@ import gguf
 import pytest
 import yaml
 
+from compiler.formats import FORMATS
 from compiler.model.reader import decodable
 from compiler.quantize.choice import suggested_quantization
 from compiler.quantize.recipes import assign_types
@@ -63,9 +64,9 @@ def test_a_file_of_floats_is_quantized_and_a_quantized_one_kept(models: dict[str
 
 
 def test_what_is_said_knows_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = tuple(describe(layers(1, k=320, type="q5_k"), block_count=1).tensors.values())
+    tensors = tuple(describe(layers(1, k=320, type="iq3_s"), block_count=1).tensors.values())
     monkeypatch.setattr("compiler.quantize.choice.peek_model", lambda path: ("llama", tensors))
-    assert "q5_k as q8_0" in (suggested_quantization(Path("model.gguf"))[1] or "")
+    assert f"iq3_s as {FORMATS['q4_k'].fallback}" in (suggested_quantization(Path("model.gguf"))[1] or "")
 
 
 def test_a_type_that_cannot_be_decoded_is_refused_and_not_promised_a_conversion(

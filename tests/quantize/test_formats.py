@@ -112,7 +112,7 @@ def test_no_weight_is_further_than_its_blocks_step(name, size):
     """Half a step of the plain uniform grid over the block's range, with room for the lottery of scales."""
     format = FORMATS[name]
     size = format.limit if size == "limit" else size
-    steps = {"q8_0": 127, "q6_k": 31, "q5_0": 15, "q4_k": 7.5}[name]
+    steps = {"q8_0": 127, "q6_k": 31, "q5_k": 15.5, "q5_0": 15, "q4_k": 7.5}[name]
     x = (np.random.default_rng(5).uniform(-1, 1, (64, 512)) * size).astype(np.float32)
     x[0, 0] = size
     error = np.abs(format.decode_rows(encode.encode(x, name)) - x).max()
@@ -158,7 +158,8 @@ def test_the_error_is_below_the_reference_encoders(name, seed):
 
 
 @pytest.mark.parametrize(
-    ("name", "bound"), [("q8_0", 0.0051), ("q6_k", 0.0166), ("q5_0", 0.041), ("q4_k", 0.0703)]
+    ("name", "bound"),
+    [("q8_0", 0.0051), ("q6_k", 0.0166), ("q5_k", 0.0352), ("q5_0", 0.041), ("q4_k", 0.0703)],
 )
 def test_the_error_on_gaussian_weights_stays_where_it_was_measured(name, bound):
     """Relative root mean square error. llama.cpp's encoders: 0.0054, 0.0178, 0.0428, 0.0713."""

@@ -49,7 +49,7 @@ def test_eight_experts_keep_keys_and_values_in_q8_0():
         "blk.0.ffn_gate_inp.weight": ((8, 256), "f16"),
         "blk.0.ffn_down_exps.weight": ((8, 64, 256), "f16"),
     }
-    for recipe, default, output in (("q4_k_m", "q4_k", "q6_k"), ("q6_k", "q6_k", "q6_k")):
+    for recipe, default, output in (("q4_k_m", "q4_k", "q5_k"), ("q6_k", "q6_k", "q6_k")):
         decided = types(describe(tensors, block_count=2, expert_count=8), recipe)
         assert decided["blk.0.attn_v.weight"] == decided["blk.0.attn_k.weight"] == "q8_0"
         assert decided["blk.0.attn_output.weight"] == output
@@ -116,7 +116,7 @@ def test_unknown_names_are_refused_with_what_is_allowed():
     assert caught.value.code == "unknown_recipe"
     assert "q4_k_m" in (caught.value.allowed or "")
     with pytest.raises(EngineError) as caught:
-        types(describe(layers(1)), "q8_0", overrides=(TypeOverride("*", "q5_k"),))
+        types(describe(layers(1)), "q8_0", overrides=(TypeOverride("*", "q9_k"),))
     assert caught.value.code == "unknown_tensor_type"
 
 
@@ -138,16 +138,16 @@ def test_quantizing_twice_is_refused_for_all_tensors_at_once():
 def test_recipe_source_takes_what_kernels_exist_for():
     tensors = layers(1, type="q4_k")
     assert types(describe(tensors), "source")["blk.0.attn_q.weight"] == "q4_k"
-    tensors["blk.0.attn_v.weight"] = ((64, 256), "q5_k")
+    tensors["blk.0.attn_v.weight"] = ((64, 256), "iq2_xs")
     tensors["blk.0.attn_k.weight"] = ((64, 320), "iq4_nl")
     with pytest.raises(EngineError) as caught:
         types(describe(tensors), "source")
     assert caught.value.code == "requantization_refused"
-    assert "1 in q5_k (q6_k in its place)" in caught.value.message
+    assert "1 in iq2_xs (q4_k in its place)" in caught.value.message
     assert "1 in iq4_nl (q5_0 in its place)" in caught.value.message
     assert "--requantize" in (caught.value.hint or "")
     mended = types(describe(tensors), "source", requantize=True)
-    assert mended["blk.0.attn_v.weight"] == "q6_k"
+    assert mended["blk.0.attn_v.weight"] == "q4_k"
     assert mended["blk.0.attn_k.weight"] == "q5_0"
 
 

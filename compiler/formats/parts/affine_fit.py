@@ -1,4 +1,5 @@
-"""The search for Q4_K's scales and minima; the steps are numbered in ``quantize_q4_k.c``.
+"""The search for scales and minima of superblocks with integer ones (Q5_K, Q4_K, Q2_K); the steps are
+numbered in ``kernels_c/tools/affine.h``.
 
 With codes q, scale S and minimum M the weighted squared error of a sub-block is Σ w x x − gain,
 gain = S (2 Σwqx − S Σwqq) − M (2 Σwx − 2 S Σwq + M Σw), so a choice is judged by a few sums.
@@ -21,17 +22,36 @@ from compiler.formats.parts.scales import (
     tree_sum,
 )
 
-#: Steps over the range of a sub-block that are tried, and how far up its lower end is moved.
-SPREADS = tuple(np.float32(14) + np.float32(0.3) * np.float32(c) for c in range(8))
-SHIFTS = tuple(np.float32(0.02) * np.float32(e) for e in range(3))
+#: Times that integers are sought, d and dmin found anew in between.
 ROUNDS = 2
-MOST = np.float32(63)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a format's codes and integer scales may be, and what the search tries.
+
+    ``top``      the largest code.
+    ``most``     the largest integer scale or minimum.
+    ``spreads``  steps over the range of a sub-block that are tried.
+    ``shifts``   how far up its lower end is moved, in parts of the range.
+    """
+
+    top: int
+    most: int
+    spreads: tuple[np.float32, ...]
+    shifts: tuple[np.float32, ...]
+
+
+def steps(first: float, step: float, count: int) -> tuple[np.float32, ...]:
+    """``count`` values from ``first`` on, in float32."""
+    return tuple(np.float32(first) + np.float32(step) * np.float32(i) for i in range(count))
 
 
 @dataclass(frozen=True)
 class SubBlocks:
-    """Weights ``x`` and their importance ``w``, ``(n, 8, 32)``, and the sums no code changes, ``(n, 8)``."""
+    """Weights ``x`` and their importance ``w``, ``(n, subs, sub)``; sums no code changes, ``(n, subs)``."""
 
+    grid: Grid
     x: Floats
     w: Floats
     sum_w: Floats
@@ -39,13 +59,13 @@ class SubBlocks:
     inverse_w: Floats
 
     @classmethod
-    def of(cls, x: Floats, w: Floats) -> SubBlocks:
+    def of(cls, x: Floats, w: Floats, grid: Grid) -> SubBlocks:
         sum_w = ascending_sum(w)
-        return cls(x, w, sum_w, ascending_sum(w * x), reciprocal(sum_w))
+        return cls(grid, x, w, sum_w, ascending_sum(w * x), reciprocal(sum_w))
 
     def code_sums(self, inverse: Floats, offset: Floats) -> tuple[Floats, Floats, Floats]:
         """Σwq, Σwqq, Σwqx of the codes of ``x * inverse + offset``."""
-        q = rounded(self.x * inverse[..., None] + offset[..., None], 0, 15)
+        q = rounded(self.x * inverse[..., None] + offset[..., None], 0, self.grid.top)
         wq = self.w * q
         return ascending_sum(wq), ascending_sum(wq * q), ascending_sum(wq * self.x)
 
@@ -60,7 +80,7 @@ class SubBlocks:
 
 @dataclass(frozen=True)
 class Fit:
-    """d and dmin ``(n, 1)``; integers sc and m, gains, and the codes' sums ``(n, 8)``."""
+    """d and dmin ``(n, 1)``; integers sc and m, gains, and the codes' sums ``(n, subs)``."""
 
     d: Floats
     dmin: Floats
@@ -70,15 +90,16 @@ class Fit:
     sums: tuple[Floats, Floats, Floats]
 
     def total(self) -> Floats:
-        return tree_sum(self.gain)[:, None]
+        return _total(self.gain)[:, None]
 
 
-def fit(x: Floats, w: Floats) -> Fit:
-    """The scales and minima of blocks ``(n, 8, 32)``."""
-    blocks = SubBlocks.of(x, w)
+def fit(x: Floats, w: Floats, grid: Grid) -> Fit:
+    """The scales and minima of blocks ``(n, subs, sub)``, 8 or 16 sub-blocks each."""
+    blocks = SubBlocks.of(x, w, grid)
+    most = np.float32(grid.most)
     scale, minimum = _real_fit(blocks)
-    d = half_scale(scale.max(axis=1, keepdims=True) / MOST)
-    dmin = half_scale(minimum.max(axis=1, keepdims=True) / MOST)
+    d = half_scale(scale.max(axis=1, keepdims=True) / most)
+    dmin = half_scale(minimum.max(axis=1, keepdims=True) / most)
     best = last = _integer_fit(blocks, d, dmin, scale, minimum)
     going = np.ones_like(d, dtype=bool)
     for _ in range(1, ROUNDS):
@@ -102,9 +123,9 @@ def _real_fit(blocks: SubBlocks) -> tuple[Floats, Floats]:
     extent = blocks.x.max(axis=-1) - low
     inverse_extent = reciprocal(np.where(extent < TINY, ZERO, extent))
     scale = minimum = best_gain = np.zeros_like(low)
-    for spread in SPREADS:
+    for spread in blocks.grid.spreads:
         inverse = spread * inverse_extent
-        for shift in SHIFTS:
+        for shift in blocks.grid.shifts:
             start = low + shift * extent
             sums = blocks.code_sums(inverse, ZERO - start * inverse)
             q, qq, xq = sums
@@ -123,20 +144,22 @@ def _real_fit(blocks: SubBlocks) -> tuple[Floats, Floats]:
 
 
 def _integer_fit(blocks: SubBlocks, d: Floats, dmin: Floats, scale: Floats, minimum: Floats) -> Fit:
+    top = blocks.grid.most
+    most = np.float32(top)
     inverse_dmin = reciprocal(dmin)
-    sc0 = rounded(scale * reciprocal(d), 0, 63)
-    m0 = rounded(minimum * inverse_dmin, 0, 63)
+    sc0 = rounded(scale * reciprocal(d), 0, top)
+    m0 = rounded(minimum * inverse_dmin, 0, top)
     zero = np.zeros_like(sc0)
     sc_best = m_best = gain_best = zero
     sums_best = (zero, zero, zero)
     for a in (-1, 0, 1):
-        sc = np.clip(sc0 + np.float32(a), ZERO, MOST)
+        sc = np.clip(sc0 + np.float32(a), ZERO, most)
         real = d * sc
         inverse = reciprocal(real)
         for b in (-1, 0, 1):
-            m = np.clip(m0 + np.float32(b), ZERO, MOST)
+            m = np.clip(m0 + np.float32(b), ZERO, most)
             sums = blocks.code_sums(inverse, (dmin * m) * inverse)
-            m = rounded(((real * sums[0] - blocks.sum_x) * blocks.inverse_w) * inverse_dmin, 0, 63)
+            m = rounded(((real * sums[0] - blocks.sum_x) * blocks.inverse_w) * inverse_dmin, 0, top)
             gain = blocks.gain(sums, real, dmin * m)
             better = gain > gain_best
             gain_best = np.where(better, gain, gain_best)
@@ -153,9 +176,9 @@ def _integer_fit(blocks: SubBlocks, d: Floats, dmin: Floats, scale: Floats, mini
 def _refit(blocks: SubBlocks, fit: Fit) -> tuple[np.ndarray, Floats, Floats]:
     """d and dmin by least squares with sc, m and codes kept; first, where the sums decide anything."""
     q, qq, xq = fit.sums
-    cc, cm = tree_sum((fit.sc * fit.sc) * qq), tree_sum((fit.sc * fit.m) * q)
-    mm = tree_sum((fit.m * fit.m) * blocks.sum_w)
-    xc, xm = tree_sum(fit.sc * xq), tree_sum(fit.m * blocks.sum_x)
+    cc, cm = _total((fit.sc * fit.sc) * qq), _total((fit.sc * fit.m) * q)
+    mm = _total((fit.m * fit.m) * blocks.sum_w)
+    xc, xm = _total(fit.sc * xq), _total(fit.m * blocks.sum_x)
     det = cc * mm - cm * cm
     both, some = det > 0, cc > 0
     divisor = np.where(both, det, np.float32(1))
@@ -163,3 +186,8 @@ def _refit(blocks: SubBlocks, fit: Fit) -> tuple[np.ndarray, Floats, Floats]:
     dmin = np.where(both, (xc * cm - xm * cc) / divisor, ZERO)
     d, dmin = half_scale(d), half_scale(np.maximum(dmin, ZERO))
     return (some & (d > 0))[:, None], d[:, None], dmin[:, None]
+
+
+def _total(v: Floats) -> Floats:
+    """Sum over the sub-blocks: of 16, those eight apart first."""
+    return tree_sum(v if v.shape[-1] == 8 else v[..., :8] + v[..., 8:])
