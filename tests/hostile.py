@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 RUN = b'{"model": "story", "prompt": '
 CHAT = b'{"model": "story", "messages": '
+MESSAGE = b'{"model": "story", "max_tokens": 1, "messages": [{"role": "user", "content": ['
 
 
 def _filled(head: bytes, unit: bytes, tail: bytes, separator: bytes = b"") -> Callable[[int], bytes]:
@@ -73,5 +74,18 @@ SHAPES: dict[str, tuple[str, Make]] = {
     "spaces": ("/v1/runs", _filled(b"{", b" ", b"}")),
     "literals": ("/v1/runs", _filled(b'{"prompt": [', b"null", b"]}", b",")),
     "no UTF-8 last": ("/v1/runs", _filled(RUN + b'"', b"x", b"\xff")),
+    "mixed prompts": ("/completion", _filled(b'{"prompt": [', b'["a",1]', b"]}", b",")),
+    "parts of a prompt": ("/completion", _filled(b'{"prompt": [', b'"a",1', b"]}", b",")),
+    "long mixed prompts": (
+        "/completion", _filled(b'{"prompt": [', b'[%s"a"]' % (b"1," * 511), b"]}", b","),
+    ),
+    "pairs of a bias": ("/completion", _filled(b'{"prompt": "x", "logit_bias": [', b"[1,2]", b"]}", b",")),
+    "blocks": ("/v1/messages", _filled(MESSAGE, b'{"type":"text","text":""}', b"]}]}", b",")),
+    "images": ("/v1/messages", _filled(MESSAGE, b'{"type":"image"}', b"]}]}", b",")),
+    "items": (
+        "/v1/responses",
+        _filled(b'{"model": "story", "input": [', b'{"role":"user","content":"x"}', b"]}", b","),
+    ),
+    "options": ("/api/chat", _numbered(CHAT + b'[], "options": {', '"x%d":1', b"}}")),
     "nested lists of ids": ("/v1/completions", _filled(RUN + b"[", b"[1,2]", b"]}", b",")),
 }  # fmt: skip

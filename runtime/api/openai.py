@@ -26,7 +26,7 @@ from runtime.api.openai_requests import (
 from runtime.api.runs import sse
 from runtime.api.service import Service, service_of
 from runtime.control.execution import Execution
-from runtime.control.types import BundleInfo, Outcome, RunSpec, ServedBundle, TokenOut
+from runtime.control.types import BundleInfo, Outcome, RunSpec, ServedBundle, TokenizerLike, TokenOut
 from runtime.errors import EngineError
 
 _FINISH = {
@@ -211,15 +211,7 @@ class Chat(Form):
     def _logprobs(self, tokens: Sequence[TokenOut]) -> dict[str, Any] | None:
         if not self.wants_logprobs:
             return None
-        content = []
-        for token in tokens:
-            top = [self._entry(id, logprob) for id, logprob in token.top_logprobs]
-            content.append({**self._entry(token.token, token.logprob), "top_logprobs": top})
-        return {"content": content, "refusal": None}
-
-    def _entry(self, id: int, logprob: float | None) -> dict[str, Any]:
-        piece = self.bundle.tokenizer.piece(id)
-        return {"token": piece.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(piece)}
+        return {"content": token_entries(self.bundle.tokenizer, tokens), "refusal": None}
 
 
 class Completion(Form):
@@ -252,6 +244,22 @@ class Completion(Form):
 
     def _text(self, id: int) -> str:
         return self.bundle.tokenizer.piece(id).decode(errors="replace")
+
+
+def token_entries(tokenizer: TokenizerLike, tokens: Sequence[TokenOut]) -> list[dict[str, Any]]:
+    """The log-probabilities of tokens, each with those of the likeliest beside it."""
+
+    def entry(id: int, logprob: float | None) -> dict[str, Any]:
+        piece = tokenizer.piece(id)
+        return {"token": piece.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(piece)}
+
+    return [
+        {
+            **entry(token.token, token.logprob),
+            "top_logprobs": [entry(id, logprob) for id, logprob in token.top_logprobs],
+        }
+        for token in tokens
+    ]
 
 
 def finite(logprob: float | None) -> float | None:

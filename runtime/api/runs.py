@@ -118,13 +118,13 @@ def _identity(info: BundleInfo) -> dict[str, Any]:
 
 
 #: Made once: ``json.dumps`` with options makes an encoder a call, and there is a call a token.
-_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def sse(data: object, event: str | None = None) -> bytes:
     """One server-sent event with JSON data."""
     head = f"event: {event}\n" if event else ""
-    return f"{head}data: {_compact(data)}\n\n".encode()
+    return f"{head}data: {compact(data)}\n\n".encode()
 
 
 async def _events(service: Service, following: Following) -> AsyncIterator[bytes]:

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from runtime.api.errors import error_body, error_response
 from runtime.api.follow import EventStream, Following, failure, outcomes_or_gone, submit
+from runtime.api.openai import token_entries
 from runtime.api.openai_requests import Choice, chat_choices, completion_choices, relocated
 from runtime.api.service import Service, service_of
 from runtime.bundle.plan import ResolvedPlan
@@ -52,7 +53,8 @@ class Translated:
             return path
         head, index, rest = found["head"], found["index"], found["rest"]
         if head == "messages" and index is not None and int(index) < len(self.messages):
-            return self.messages[int(index)] + rest
+            place = self.messages[int(index)]
+            return place + rest if place.endswith("]") else place  # a text of its own has no parts
         place = "" if index is None else f"[{index}]"
         return self.names.get(head, head) + place + rest
 
@@ -120,6 +122,10 @@ class Reply:
     def whole(self, outcome: Outcome, tokens: Sequence[TokenOut]) -> dict[str, Any]:
         """The reply that is no stream."""
         raise NotImplementedError
+
+    def logprobs(self, tokens: Sequence[TokenOut]) -> list[dict[str, Any]]:
+        """The log-probabilities of tokens, none where they were not asked for."""
+        return token_entries(self.bundle.tokenizer, tokens) if self.wants_logprobs else []
 
     def error(self, error: EngineError, at: str) -> dict[str, Any]:
         """An error within a stream, with whose it is."""

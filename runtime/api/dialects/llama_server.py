@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from runtime.api.body import read_json
 from runtime.api.dialects.answering import Reply, Translated, answer, check_repeat_last_n, stop_found
-from runtime.api.openai import finite, timings
+from runtime.api.openai import timings
 from runtime.api.runs import sse
 from runtime.api.service import Service
 from runtime.control.requests import check_text
@@ -149,12 +149,9 @@ class CompletionReply(Reply):
         if not self.wants_logprobs or not tokens:
             return {}
         found = []
-        for token in tokens:
-            top = [self._entry(id, logprob) for id, logprob in token.top_logprobs]
-            found.append({**self._entry(token.token, token.logprob), "top_logprobs": top})
+        for token, entry in zip(tokens, self.logprobs(tokens), strict=True):
+            top = zip(token.top_logprobs, entry["top_logprobs"], strict=True)
+            found.append(
+                {"id": token.token, **entry, "top_logprobs": [{"id": id, **e} for (id, _), e in top]}
+            )
         return {"completion_probabilities": found}
-
-    def _entry(self, id: int, logprob: float | None) -> dict[str, Any]:
-        piece = self.bundle.tokenizer.piece(id)
-        head = {"id": id, "token": piece.decode(errors="replace"), "bytes": list(piece)}
-        return {**head, "logprob": finite(logprob)}

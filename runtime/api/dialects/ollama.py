@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from runtime.api.body import read_json
 from runtime.api.dialects.answering import Reply, Translated, answer, check_repeat_last_n
-from runtime.api.openai import finite
 from runtime.api.openai_requests import find_bundle
+from runtime.api.runs import compact
 from runtime.api.service import Service, service_of
 from runtime.control.types import Outcome, ServedBundle, TokenOut
 from runtime.errors import EngineError
@@ -81,7 +80,8 @@ def chat_of(service: Service, body: Mapping[str, Any]) -> Translated:
     messages = [
         {"role": message["role"], "content": message.get("content") or ""} for message in body["messages"]
     ]
-    return _translated(service, body, {"messages": messages}, {})
+    places = [f"messages[{index}]" for index in range(len(messages))]
+    return _translated(service, body, {"messages": messages}, places)
 
 
 def generate_of(service: Service, body: Mapping[str, Any]) -> Translated:
@@ -91,15 +91,15 @@ def generate_of(service: Service, body: Mapping[str, Any]) -> Translated:
             raise EngineError(
                 "conflicting_fields", "raw takes no system message: the prompt is all there is", path="system"
             )
-        return _translated(service, body, {"prompt": body["prompt"]}, {})
+        return _translated(service, body, {"prompt": body["prompt"]}, ())
     said = {name: body[name] for name in ("system", "prompt") if body.get(name)}
     roles = {"system": "system", "prompt": "user"}
     messages = [{"role": roles[name], "content": text} for name, text in said.items()]
-    return _translated(service, body, {"messages": messages}, {"messages": "prompt"})
+    return _translated(service, body, {"messages": messages}, [*said])
 
 
 def _translated(
-    service: Service, body: Mapping[str, Any], asked: dict[str, Any], names: Mapping[str, str]
+    service: Service, body: Mapping[str, Any], asked: dict[str, Any], messages: Sequence[str]
 ) -> Translated:
     _check_keep_alive(body)
     options = {name: value for name, value in (body.get("options") or {}).items() if value is not None}
@@ -114,7 +114,7 @@ def _translated(
     asked |= _logprobs(body, chat="messages" in asked)
     if (form := body.get("format")) not in (None, ""):
         asked["json_schema"] = {"type": "object"} if form == "json" else form
-    return Translated(asked, {**_NAMES, **names}, ())
+    return Translated(asked, _NAMES, messages)
 
 
 def _logprobs(body: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class LineReply(Reply):
         return self._line(self.text(""), self._end(outcome))
 
     def failed(self, error: EngineError) -> bytes:
-        return json.dumps(self.error(error, "/api/"), ensure_ascii=False).encode() + b"\n"
+        return compact(self.error(error, "/api/")).encode() + b"\n"
 
     def whole(self, outcome: Outcome, tokens: Sequence[TokenOut]) -> dict[str, Any]:
         return {
@@ -206,7 +206,7 @@ class LineReply(Reply):
         body = self._head(time.time_ns())
         for part in parts:
             body |= part
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        return compact(body).encode() + b"\n"
 
     def _head(self, now_ns: int) -> dict[str, Any]:
         return {"model": self.bundle.info.name, "created_at": stamp(now_ns)}
@@ -232,17 +232,8 @@ class LineReply(Reply):
         }
 
     def _logprobs(self, tokens: Sequence[TokenOut]) -> dict[str, Any]:
-        if not self.wants_logprobs or not tokens:
-            return {}
-        entries = []
-        for token in tokens:
-            top = [self._entry(id, logprob) for id, logprob in token.top_logprobs]
-            entries.append({**self._entry(token.token, token.logprob), "top_logprobs": top})
-        return {"logprobs": entries}
-
-    def _entry(self, id: int, logprob: float | None) -> dict[str, Any]:
-        piece = self.bundle.tokenizer.piece(id)
-        return {"token": piece.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(piece)}
+        found = self.logprobs(tokens)
+        return {"logprobs": found} if found else {}
 
 
 class ChatReply(LineReply):

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from runtime.api.body import read_json
 from runtime.api.dialects.answering import Reply, Translated, answer
-from runtime.api.openai import finite, timings
+from runtime.api.openai import timings
 from runtime.api.runs import sse
 from runtime.api.service import Service
 from runtime.control.types import Outcome, TokenOut
@@ -102,7 +102,7 @@ class ResponseReply(Reply):
         )
 
     def said(self, text: str, tokens: Sequence[TokenOut]) -> bytes:
-        logprobs = self._entries(tokens)
+        logprobs = self.logprobs(tokens)
         self._text += text
         self._logprobs += logprobs
         return self._event("response.output_text.delta", **self._at(), delta=text, logprobs=logprobs)
@@ -127,7 +127,7 @@ class ResponseReply(Reply):
 
     def whole(self, outcome: Outcome, tokens: Sequence[TokenOut]) -> dict[str, Any]:
         status = _STATUS[str(outcome.stop_reason)]
-        item = self._item(status, [self._part(outcome.text, self._entries(tokens))])
+        item = self._item(status, [self._part(outcome.text, self.logprobs(tokens))])
         return self._response(status, [item], outcome)
 
     def _event(self, kind: str, **fields: Any) -> bytes:
@@ -145,19 +145,6 @@ class ResponseReply(Reply):
         status = "incomplete" if status == "cancelled" else status
         head = {"id": "msg_" + self._id, "type": "message", "status": status}
         return {**head, "role": "assistant", "content": content}
-
-    def _entries(self, tokens: Sequence[TokenOut]) -> list[dict[str, Any]]:
-        if not self.wants_logprobs:
-            return []
-        found = []
-        for token in tokens:
-            top = [self._entry(id, logprob) for id, logprob in token.top_logprobs]
-            found.append({**self._entry(token.token, token.logprob), "top_logprobs": top})
-        return found
-
-    def _entry(self, id: int, logprob: float | None) -> dict[str, Any]:
-        piece = self.bundle.tokenizer.piece(id)
-        return {"token": piece.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(piece)}
 
     def _response(self, status: str, output: list[dict[str, Any]], outcome: Outcome | None) -> dict[str, Any]:
         """The response object; what the plan decided stands where the request said nothing."""
