@@ -116,6 +116,7 @@ class FakeSequence:
     phase: Phase = Phase.PREFILL
     done_prefill: int = 0
     reused_tokens: int = 0
+    drafted: tuple[int, int] = (0, 0)
     token_ids: list[int] = field(default_factory=list)
     token_ns: list[int] = field(default_factory=list)
     text: str = ""
@@ -157,6 +158,7 @@ class FakeEngine:
         self.closed = False
         self.steps: list[list[tuple[int, int]]] = []
         self.memory = SlotMemory(slots)
+        self.draft_tokens = 0
         self._slots: dict[int, FakeSequence] = {}
         self._own: set[int] = set()
 
@@ -220,7 +222,14 @@ class FakeEngine:
                 finished.append(sequence)
         ended = time.monotonic_ns()
         return StepReport(
-            tuple(events), tuple(finished), n_prefill, n_decode, started, ended, ended - started
+            tuple(events),
+            tuple(finished),
+            n_prefill,
+            n_decode,
+            started,
+            ended,
+            ended - started,
+            rows=tuple(count for _, count in work),
         )
 
     def _sample(self, sequence: FakeSequence) -> TokenEvent | None:
@@ -317,6 +326,8 @@ def resolved_plan(name: str = "story", **changes: Any) -> ResolvedPlan:
         "execution.kv_cache": "f16",
         "execution.kv_pages": None,
         "execution.prefix_cache": "memory",
+        "speculation.kind": "none",
+        "speculation.tokens": 8,
         "sampling.temperature": 0.0,
         "sampling.top_k": 0,
         "sampling.top_p": 1.0,

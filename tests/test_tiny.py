@@ -15,7 +15,7 @@ from compiler import compile_plan
 from runtime.bundle.machine import Machine
 from runtime.bundle.reader import open_bundle
 from runtime.engine.loop import Completion, Engine, generate
-from runtime.engine.request import Request
+from runtime.engine.request import Request, Wishes
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "Once upon a time"
@@ -92,3 +92,26 @@ def test_graph_and_code_come_without_a_c_compiler(tmp_path: Path, monkeypatch: p
     assert (folder / "graph.txt").read_text().startswith("weight ")
     assert any((folder / "kernels").glob("*.c"))
     assert not (folder / "engine.so").exists()
+
+
+@pytest.mark.parametrize("sampling", ["{}", "{temperature: 0.7, seed: 9, repetition_penalty: 1.1}"])
+def test_drafts_and_reused_pages_change_no_bit(tmp_path: Path, sampling: str) -> None:
+    """A second turn over the pages of the first, with drafts, is the second turn computed afresh."""
+    if "avx2" not in Machine.probe().features:
+        pytest.skip("this CPU has no AVX2")
+    plan = write_plan(tmp_path, "cpu_avx2", "q4_k_m")
+    text = plan.read_text().replace("context: 256", "context: 1024")
+    plan.write_text(text + f"speculation: {{kind: lookup, tokens: 6}}\nsampling: {sampling}\n")
+    engine = Engine.open(compile_plan(plan), 1)
+    try:
+        first = engine.tokenizer.encode("Once upon a time there was a little dog. " * 30)
+        for turn in range(2):
+            fresh = generate(engine, Request.of_plan(engine.plan, first, Wishes(cache_prompt=False)))
+            again = generate(engine, Request.of_plan(engine.plan, first))
+            assert again.sequence.token_ids == fresh.sequence.token_ids
+            assert again.sequence.logits_digest == fresh.sequence.logits_digest
+            assert (again.sequence.reused_tokens > 256) == (turn > 0)
+            first = [*first, *again.sequence.token_ids, *engine.tokenizer.encode(" The dog said:")]
+        assert engine.memory.check() == []
+    finally:
+        engine.close()

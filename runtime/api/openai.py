@@ -292,6 +292,7 @@ def timings(outcome: Outcome) -> dict[str, Any]:
     prompt_ms = (times[0] - outcome.started_ns) / 1e6 if times else None
     predicted_ms = (times[-1] - times[0]) / 1e6 if times else None
     others, computed = len(times) - 1, outcome.prompt_tokens - outcome.reused_tokens
+    drafted, kept = outcome.drafted
     return {
         "prompt_n": computed,
         "prompt_ms": prompt_ms,
@@ -300,6 +301,7 @@ def timings(outcome: Outcome) -> dict[str, Any]:
         "predicted_ms": predicted_ms,
         "predicted_per_second": others * 1e3 / predicted_ms if predicted_ms and others else None,
         "cache_n": outcome.reused_tokens,
+        **({"draft_n": drafted, "draft_n_accepted": kept} if drafted else {}),
     }
 
 

@@ -28,6 +28,7 @@ class Telemetry:
             token_times=[(time - arrived) / 1e9 for time in outcome.token_ns],
             queue_seconds=(admitted - arrived) / 1e9,
             total_seconds=((execution.finished_ns or admitted) - arrived) / 1e9,
+            drafted=outcome.drafted,
         )
 
     def stepped(self, plan: str, step: Step, report: StepReport) -> None:

@@ -87,6 +87,14 @@ class Execution:
 
 
 @dataclass(frozen=True)
+class Speculation:
+    """``kind``: where drafts come from; ``tokens``: most that a step may verify for one sequence."""
+
+    kind: str
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Sampling:
     temperature: float
     top_k: int
@@ -116,6 +124,7 @@ _GROUPS: dict[str, type] = {
     "quantization": Quantization,
     "limits": Limits,
     "execution": Execution,
+    "speculation": Speculation,
     "sampling": Sampling,
     "observability": Observability,
 }
@@ -150,6 +159,7 @@ class ResolvedPlan:
     scheduler_policy: str
     limits: Limits
     execution: Execution
+    speculation: Speculation
     sampling: Sampling
     observability: Observability
     origins: Mapping[str, Origin]

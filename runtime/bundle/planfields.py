@@ -16,6 +16,7 @@ Kind = Literal["integer", "number", "string", "boolean", "overrides", "texts"]
 RECIPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_k_m", "source")
 KV_TYPES = ("f32", "f16", "q8_0")
 PREFIX_CACHES = ("off", "memory")
+SPECULATIONS = ("none", "lookup")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 BACKEND_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
 #: Which policies there are is the scheduler's to say, with those that others register.
@@ -92,6 +93,8 @@ FIELDS: tuple[Field, ...] = (
     Field("execution.kv_cache", "string", choices=KV_TYPES),
     Field("execution.kv_pages", "integer", 1, 16_777_216, nullable=True),
     Field("execution.prefix_cache", "string", choices=PREFIX_CACHES),
+    Field("speculation.kind", "string", choices=SPECULATIONS),
+    Field("speculation.tokens", "integer", 1, 64),
     Field("sampling.temperature", "number", 0, 100),
     Field("sampling.top_k", "integer", 0, 16_777_216),
     Field("sampling.top_p", "number", 0, 1, above=True),

@@ -154,6 +154,7 @@ def make_report(
             energy=energy,
             prompt_tokens=sequence.n_prompt,
             reused_tokens=sequence.reused_tokens,
+            drafted=sequence.drafted,
             waited=(completion.wait_ns, completion.forward_ns),
             forward_ns=completion.forward_ns if paced_seconds == 0 else None,
             bytes_per_token=bytes_per_token(bundle, sequence.n_prompt + len(sequence.token_ids) // 2),

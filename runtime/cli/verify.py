@@ -45,7 +45,7 @@ def verify(
 ) -> None:
     """Compute one sequence in every way that must not matter, and compare the logits bit for bit.
 
-    Threads x prompt chunk x alone or beside others x cold, warm or moved KV slot x backend x compiler.
+    Threads x prompt chunk x alone or beside others x cold, warm, moved or drafted KV x backend x compiler.
     Every cell shows a digest of the logits at all positions. Exit code 0 if there is one digest, 1 if not.
     """
     from runtime.laboratory.verify import disagreements, grid

@@ -63,6 +63,11 @@ class Execution:
         """Prompt tokens that came from the prefix cache."""
         return 0 if self.sequence is None else self.sequence.reused_tokens
 
+    @property
+    def drafted(self) -> tuple[int, int]:
+        """Tokens that were drafted for it, and how many of these it kept."""
+        return (0, 0) if self.sequence is None else self.sequence.drafted
+
     def late(self, now_ns: int) -> bool:
         """Whether its ``max_seconds`` have passed."""
         return (deadline := self.deadline_ns) is not None and now_ns >= deadline

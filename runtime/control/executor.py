@@ -234,7 +234,7 @@ class Executor:
             if other is not lane:
                 other.stood_by(report.ended_ns - report.started_ns)
         gained = lane.deliver(report)
-        self.power.step({part.id: part.count for part in step.parts if part.id in lane.executions})
+        self.power.step(lane.rows(step, report))
         for execution in in_step:
             if execution.sequence is not None and self.power.exceeded(execution):
                 lane.bundle.engine.finish(execution.sequence, StopReason.ENERGY_LIMIT)

@@ -30,6 +30,7 @@ class Lane:
             context=limits.context,
             queue_limit=queue_limit,
             cost=bundle.info.cost,
+            draft_tokens=bundle.engine.draft_tokens,
         )
         self.executions: dict[str, Execution] = {}
         self.active: dict[int, Execution] = {}
@@ -59,10 +60,19 @@ class Lane:
         """The engine's view of a step: sequences with their tokens, those that are gone left out."""
         items = []
         for part in step.parts:
-            execution = self.executions.get(part.id)
-            if execution is not None and execution.sequence is not None:
-                items.append((execution.sequence, part.count))
+            sequence = self._sequence(part.id)
+            if sequence is not None:
+                items.append((sequence, part.count))
         return items
+
+    def rows(self, step: Step, report: StepReport) -> dict[str, int]:
+        """Tokens that each execution had in a step, drafted ones included, by id."""
+        ids = [part.id for part in step.parts if self._sequence(part.id) is not None]
+        return dict(zip(ids, report.rows, strict=True))
+
+    def _sequence(self, id: str) -> SequenceLike | None:
+        execution = self.executions.get(id)
+        return None if execution is None else execution.sequence
 
     def estimate_ns(self, step: Step) -> int:
         """How long a step should take, by the static cost of the graph."""

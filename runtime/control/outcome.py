@@ -62,6 +62,7 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
         energy=energy,
         prompt_tokens=len(execution.spec.request.prompt_ids),
         reused_tokens=execution.reused_tokens,
+        drafted=execution.drafted,
         logits_digest=sequence.logits_digest if sequence is not None and token_ids else None,
         **_facts_of_steps(execution, len(token_ids)),
     )
@@ -80,6 +81,7 @@ def make_outcome(execution: Execution, no_energy: str) -> Outcome:
         token_ns=token_ns,
         started_ns=started_ns,
         reused_tokens=execution.reused_tokens,
+        drafted=execution.drafted,
     )
 
 

@@ -167,7 +167,7 @@ class Outcome:
     ``metrics`` is the official object exactly, ``diagnostics`` everything else.
     ``token_ns`` are the tokens' times and ``started_ns`` that of admission, on the monotonic
     clock. ``record_hash`` is the hash of its row in the store. ``reused_tokens``: of the prompt, those
-    whose keys and values came from the prefix cache.
+    whose keys and values came from the prefix cache. ``drafted``: tokens drafted, and kept.
     """
 
     id: str
@@ -185,6 +185,7 @@ class Outcome:
     started_ns: int = 0
     record_hash: str | None = None
     reused_tokens: int = 0
+    drafted: tuple[int, int] = (0, 0)
 
 
 class Listener(Protocol):

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,13 @@ import numpy as np
 
 from runtime.bundle.plan import ResolvedPlan
 from runtime.bundle.reader import open_bundle
+from runtime.engine.drafts import StepTimes
 from runtime.engine.executable import Executable, Floats, NumericError
 from runtime.engine.memory import SlotMemory
 from runtime.engine.prefix import Prompt
 from runtime.engine.request import check_request
 from runtime.engine.sequence import LiveSequence
+from runtime.engine.shares import Share, StepBuffers, most_of
 from runtime.engine.tokenizer import Tokenizer
 from runtime.engine.types import (
     EngineLimits,
@@ -52,9 +54,12 @@ class Engine:
         executable.use_tables(self.memory.tables)
         self._own_slots: set[int] = set()  # taken by the engine itself, not by a scheduler
         self._held: dict[int, LiveSequence] = {}
-        n = limits.step_tokens
-        self._slots, self._positions, self._tokens = (np.zeros(n, np.int32) for _ in range(3))
-        self._want = np.zeros(n, np.uint8)
+        self._buffers = StepBuffers(limits.step_tokens)
+        self._times = StepTimes()
+        speculation = executable.bundle.plan.speculation
+        #: Most tokens that a sequence's decode may have beside its own; 0: nothing is drafted.
+        drafts = 0 if speculation.kind == "none" else speculation.tokens
+        self.draft_tokens = min(drafts, limits.step_tokens - 1)
 
     @classmethod
     def open(cls, path: Path, threads: int | None = None, residence: Residence = "pages") -> Engine:
@@ -98,7 +103,9 @@ class Engine:
             raise _invalid_work(f"slot {slot}", "one that its caller has taken from the engine's memory")
         taken = self.memory.take(*sequence_needs(request, self.limits.context)) if slot is None else slot
         try:
-            sequence = LiveSequence(request, taken, self.limits.context, self.tokenizer)
+            sequence = LiveSequence(
+                request, taken, self.limits.context, self.tokenizer, self.draft_tokens
+            )
         except BaseException:
             if slot is None:
                 self.memory.give(taken)
@@ -152,90 +159,112 @@ class Engine:
     def step(self, work: Sequence[tuple[SequenceLike, int]]) -> StepReport:
         """One forward over ``work``; see ``EngineLike.step``."""
         started_ns = time.monotonic_ns()
-        lives = self._prepare(work)
-        n, n_prefill, sampled = self._lay_out(lives)
+        shares = self._prepare(work)
+        buffers = self._buffers
+        n = buffers.lay_out(shares)
+        n_prefill = sum(share.count for share in shares if share.live.phase is Phase.PREFILL)
         before_ns, waited_ns = self.executable.forward_ns, self.executable.wait_ns
         failures: dict[int, EngineError] = {}  # by slot
         logits: Floats | None = None
         try:
             logits = self.executable.forward(
-                self._slots[:n], self._positions[:n], self._tokens[:n], self._want[:n]
+                buffers.slots[:n], buffers.positions[:n], buffers.tokens[:n], buffers.want[:n]
             )
         except NumericError as error:
             logits = error.logits
-            failures = self._who_failed(error, sampled, n)
+            failures = buffers.who_failed(error, shares)
+            error.logits = None  # a view of the buffer that the next step overwrites
         except EngineError as error:
-            failures = {live.slot: error for live, _ in lives}
+            failures = {share.live.slot: error for share in shares}
         forward_ns = self.executable.forward_ns - before_ns
         wait_ns = self.executable.wait_ns - waited_ns
-        for live, count in lives:
-            live.n_processed += count
-            if logits is not None and live.slot not in failures:
-                self.memory.settle(live.slot, live.ids, live.n_processed)
+        if n_prefill == 0:
+            self._times.note(n, forward_ns)
         events = [
             event
-            for row, live in enumerate(sampled)
-            if logits is not None and live.slot not in failures
-            if (event := self._choose_or_fail(live, logits[row], failures)) is not None
+            for share in shares
+            if logits is not None and share.live.slot not in failures
+            for event in self._take(share, logits, failures, (n, forward_ns) if n_prefill == 0 else None)
         ]
         ended_ns = time.monotonic_ns()
-        for live, _ in lives:
-            if (failure := failures.get(live.slot)) is not None:
-                live.end(StopReason.ERROR, ended_ns, failure)
-            elif live.phase is Phase.PREFILL and live.late(ended_ns):
-                live.end(StopReason.MAX_SECONDS, ended_ns)
-            if live.phase is Phase.FINISHED and live.error is None:
-                self.memory.keep(live.slot, live.ids)
+        lives = [share.live for share in shares]
+        self._end_step(lives, failures, ended_ns)
         return StepReport(
             events=tuple(events),
-            finished=tuple(live for live, _ in lives if live.phase is Phase.FINISHED),
+            finished=tuple(live for live in lives if live.phase is Phase.FINISHED),
             n_prefill=n_prefill,
             n_decode=n - n_prefill,
             started_ns=started_ns,
             ended_ns=ended_ns,
             forward_ns=forward_ns,
             wait_ns=wait_ns,
+            rows=tuple(share.rows for share in shares),
         )
 
-    def _lay_out(self, lives: Sequence[tuple[LiveSequence, int]]) -> tuple[int, int, list[LiveSequence]]:
-        """Writes the step's tokens into the buffers; returns how many there are, how many of them
-        prefill, and the sequences that a token is sampled for."""
-        n = n_prefill = 0
-        sampled: list[LiveSequence] = []
-        for live, count in lives:
-            begin = live.n_processed
-            self.memory.extend(live.slot, begin + count)
-            rows = slice(n, n + count)
-            self._slots[rows] = live.slot
-            if count == 1:
-                self._positions[n] = begin
-            else:
-                self._positions[rows] = np.arange(begin, begin + count)
-            self._tokens[rows] = live.ids[begin : begin + count]
-            self._want[rows] = 0
-            n += count
-            if live.phase is Phase.PREFILL:
-                n_prefill += count
-            if begin + count >= live.n_prompt:
-                self._want[n - 1] = 1
-                sampled.append(live)
-        return n, n_prefill, sampled
+    def _end_step(
+        self, lives: Sequence[LiveSequence], failures: Mapping[int, EngineError], ended_ns: int
+    ) -> None:
+        """Ends what failed or is late; what ended well leaves its last block behind."""
+        for live in lives:
+            if (failure := failures.get(live.slot)) is not None:
+                live.end(StopReason.ERROR, ended_ns, failure)
+            elif live.phase is Phase.PREFILL and live.late(ended_ns):
+                live.end(StopReason.MAX_SECONDS, ended_ns)
+            if live.phase is Phase.FINISHED and live.error is None:
+                self.memory.keep(live.slot, live.ids)
 
-    def _prepare(self, work: Sequence[tuple[SequenceLike, int]]) -> list[tuple[LiveSequence, int]]:
-        """The work, checked; raises ``invalid_work`` before anything is changed."""
-        lives = [(self._own(sequence), count) for sequence, count in work]
-        for live, _ in lives:
-            self._catch_up(live)
-        total = sum(count for _, count in lives)
-        if not lives or total > self.limits.step_tokens:
+    def _prepare(self, work: Sequence[tuple[SequenceLike, int]]) -> list[Share]:
+        """The work, checked, with drafts where they pay; raises ``invalid_work`` before any change."""
+        shares = [Share(self._own(sequence), count) for sequence, count in work]
+        for share in shares:
+            self._catch_up(share.live)
+        total = sum(share.count for share in shares)
+        if not shares or total > self.limits.step_tokens:
             raise _invalid_work(f"a step of {total} tokens", f"1 to {self.limits.step_tokens} tokens")
-        if len({live.slot for live, _ in lives}) != len(lives):
+        if len({share.live.slot for share in shares}) != len(shares):
             raise _invalid_work("a sequence that is in the step twice", "each sequence once")
-        for live, count in lives:
-            most = {Phase.PREFILL: live.remaining_prefill, Phase.DECODE: 1, Phase.FINISHED: 0}[live.phase]
-            if not 1 <= count <= most:
-                raise _invalid_work(f"{count} tokens of a sequence in {live.phase}", f"1 to {most}")
-        return lives
+        for share in shares:
+            most = most_of(share.live, self.draft_tokens)
+            if not 1 <= share.count <= most:
+                raise _invalid_work(
+                    f"{share.count} tokens of a sequence in {share.live.phase}", f"1 to {most}"
+                )
+        for share in shares:
+            live = share.live
+            if live.phase is Phase.DECODE and share.count > 1:
+                room, share.count = min(share.count - 1, live.left - 1), 1
+                share.drafts = live.propose(room, len(shares), self._times)
+            self.memory.extend(live.slot, live.n_processed + share.rows)
+        return shares
+
+    def _take(
+        self,
+        share: Share,
+        logits: Floats,
+        failures: dict[int, EngineError],
+        timed: tuple[int, int] | None,
+    ) -> Iterator[TokenEvent]:
+        """The tokens that a share gives: its own, and those drafted that the sampler would have chosen.
+
+        ``timed``: rows and nanoseconds of a step without prompts.
+        """
+        live, kept = share.live, 0
+        for i in range(1 + len(share.drafts) if share.row >= 0 else 0):
+            row = logits[share.row + i]
+            if i > 0 and not np.isfinite(row).all():
+                failures[live.slot] = _not_finite()
+                return
+            event = self._choose_or_fail(live, row, failures)
+            if event is None:
+                return
+            yield event
+            if i == len(share.drafts) or event.token != share.drafts[i] or live.phase is Phase.FINISHED:
+                break
+            kept += 1
+        live.n_processed += share.count + kept
+        self.memory.settle(live.slot, live.ids, live.n_processed)
+        if live.drafts is not None and timed is not None:
+            live.drafts.settle(len(share.drafts), kept, *timed, self._times)
 
     def _choose_or_fail(
         self, live: LiveSequence, row: Floats, failures: dict[int, EngineError]
@@ -264,19 +293,6 @@ class Engine:
             text += live.end(StopReason.MAX_SECONDS, now_ns)
         logprob = None if request.logprobs is None else choice.logprob
         return TokenEvent(live, len(live.token_ids) - 1, choice.token, text, now_ns, logprob, top)
-
-    def _who_failed(
-        self, error: NumericError, sampled: Sequence[LiveSequence], n: int
-    ) -> dict[int, EngineError]:
-        """The slots whose values are not finite; all of the step's if that cannot be told."""
-        slots = set()
-        if 0 <= error.token_index < n:
-            slots.add(int(self._slots[error.token_index]))
-        if error.logits is not None:
-            rows = zip(sampled, error.logits, strict=True)
-            slots |= {live.slot for live, row in rows if not np.isfinite(row).all()}
-            error.logits = None  # a view of the buffer that the next step overwrites
-        return dict.fromkeys(slots or {int(slot) for slot in self._slots[:n]}, error)
 
 
 def sequence_needs(request: Request, context: int) -> tuple[int, Prompt | None]:
@@ -323,8 +339,9 @@ def generate(
                 if held and on_token is not None:
                     on_token(_closing_event(sequence, held))
                 break
-            count = min(sequence.remaining_prefill or 1, engine.limits.step_tokens)
             prefill = sequence.phase is Phase.PREFILL
+            most = most_of(sequence, engine.draft_tokens)
+            count = min(most, engine.limits.step_tokens)
             report = engine.step([(sequence, count)])
             forward_ns += report.forward_ns
             wait_ns += report.wait_ns
@@ -347,3 +364,12 @@ def _closing_event(sequence: LiveSequence, text: str) -> TokenEvent:
 
 def _invalid_work(what: str, allowed: str) -> EngineError:
     return EngineError("invalid_work", f"the step asks for {what}", allowed=allowed, exit_code=EXIT_RUN)
+
+
+def _not_finite() -> EngineError:
+    return EngineError(
+        "numeric_error",
+        "a value became NaN or infinite",
+        hint="the model or its quantization is at fault; try another quantization, or q8_0/f32",
+        exit_code=EXIT_RUN,
+    )

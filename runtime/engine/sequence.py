@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.engine.digest import LogitsDigest
+from runtime.engine.drafts import Drafts, StepTimes
 from runtime.engine.stopping import StopMatcher
 from runtime.engine.tokenizer import Tokenizer
 from runtime.engine.tokensets import TokenSet, breaker_set, token_set
@@ -24,7 +25,9 @@ class LiveSequence:
     context leaves (the last token needs no place in the KV cache).
     """
 
-    def __init__(self, request: Request, slot: int, context: int, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, request: Request, slot: int, context: int, tokenizer: Tokenizer, draft_tokens: int = 0
+    ) -> None:
         self.request = request
         self.constraint = None if request.constraint is None else tokenizer.grammars.begin(request.constraint)
         self.slot = slot
@@ -53,10 +56,24 @@ class LiveSequence:
         self._decoder = tokenizer.stream(skip_special=True, continuation=True)
         self._stops = StopMatcher(request.stop)
         self._digest = LogitsDigest()
+        self.drafts = Drafts(draft_tokens) if draft_tokens else None
 
     @property
     def remaining_prefill(self) -> int:
         return self.n_prompt - self.n_processed if self.phase is Phase.PREFILL else 0
+
+    @property
+    def left(self) -> int:
+        """Tokens that it may still generate."""
+        return self.budget - len(self.token_ids)
+
+    @property
+    def drafted(self) -> tuple[int, int]:
+        return (0, 0) if self.drafts is None else (self.drafts.drafted, self.drafts.kept)
+
+    def propose(self, room: int, rows: int, times: StepTimes) -> list[int]:
+        """Tokens to verify after its last, in a step of ``rows`` rows without them."""
+        return [] if self.drafts is None else self.drafts.propose(self.history, room, rows, times)
 
     @property
     def logits_digest(self) -> str:

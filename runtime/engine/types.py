@@ -82,6 +82,10 @@ class SequenceLike(Protocol):
         """Prompt tokens whose keys and values came from the prefix cache."""
 
     @property
+    def drafted(self) -> tuple[int, int]:
+        """Tokens that were drafted for it, and how many of these it kept."""
+
+    @property
     def token_ids(self) -> Sequence[int]:
         """Generated ids in order, a final end-of-sequence token included."""
 
@@ -140,7 +144,8 @@ class StepReport:
     ``events`` in the order of the work, one for each token that a sequence gained;
     ``finished``: the sequences that ended in this step (each still holds its slot until
     ``release``). ``wait_ns``: of ``forward_ns``, those that the calling thread waited for
-    others. ``forward_ns`` is the time inside the compiled code.
+    others. ``forward_ns`` is the time inside the compiled code. ``rows``: tokens of the step that each
+    sequence had, in the order of the work, drafted ones included.
     """
 
     events: tuple[TokenEvent, ...]
@@ -151,6 +156,7 @@ class StepReport:
     ended_ns: int
     forward_ns: int
     wait_ns: int = 0
+    rows: tuple[int, ...] = ()
 
 
 class EngineLike(Protocol):
@@ -162,6 +168,10 @@ class EngineLike(Protocol):
     @property
     def memory(self) -> SlotMemory:
         """Which slots are taken; a scheduler takes those of what it admits."""
+
+    @property
+    def draft_tokens(self) -> int:
+        """Most tokens that a decode may have beside its own."""
 
     @property
     def free_slots(self) -> int: ...
@@ -183,9 +193,10 @@ class EngineLike(Protocol):
     def step(self, work: Sequence[tuple[SequenceLike, int]]) -> StepReport:
         """One forward over ``work``: (sequence, tokens), each sequence at most once.
 
-        In ``PREFILL`` 1 … ``remaining_prefill`` prompt tokens; in ``DECODE`` exactly
-        1; all together at most ``limits.step_tokens``. A sequence whose last
-        prompt token, or whose decode token, is in the step gets its next token.
+        In ``PREFILL`` 1 … ``remaining_prefill`` prompt tokens; in ``DECODE`` 1, or up to
+        ``draft_tokens`` more, as many as are drafted and kept; all together at most
+        ``limits.step_tokens``. A sequence whose last prompt token, or whose decode token, is in the
+        step gets its next token.
 
         A sequence whose logits are not finite finishes with ``error``; the others
         of the step go on. Raises ``invalid_work`` (nothing was computed).

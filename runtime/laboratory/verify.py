@@ -2,10 +2,11 @@
 
 A cell runs the same tokens on one backend, with one number of threads, with the
 prompt in chunks of one size, alone or beside other sequences in every step, in a
-fresh KV slot, one that another sequence has filled before, or one that takes over the
-first half of the prompt from the pages of another slot, as the prefix cache does. Its
-digest covers the logits of every position. All cells must agree; a cell of fewer tokens is compared
-over the positions it has, since later tokens cannot change earlier logits.
+fresh KV slot, one that another sequence has filled before, one that takes over the
+first half of the prompt from the pages of another slot, as the prefix cache does, or with
+wrong drafts behind each decoded token, as speculation has them. Its digest covers the
+logits of every position. All cells must agree; a cell of fewer tokens is compared over
+the positions it has, since later tokens cannot change earlier logits.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from runtime.errors import EXIT_USAGE, EngineError
 
 Ids = npt.NDArray[np.int32]
 
+#: Wrong tokens that a step of ``drafted`` verifies.
+DRAFTS = 3
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -38,7 +42,8 @@ class Workload:
 class Way:
     """One way to compute it. ``chunk``: most prompt tokens of a step; ``companions``: other
     sequences in every step; ``kv``: the slot is ``cold``, ``warm`` (another sequence filled it
-    before) or ``moved`` (half-way, whole pages of another slot are shared and the broken one copied)."""
+    before), ``moved`` (half-way, whole pages of another slot are shared and the broken one copied) or
+    ``drafted`` (each step of decode verifies wrong tokens as well, whose places are written again)."""
 
     threads: int
     chunk: int
@@ -83,7 +88,11 @@ def ways(
     for count in threads:
         for companions in dict.fromkeys((0, beside)):
             sizes = dict.fromkeys(min(chunk, step_tokens - companions) for chunk in chunks)
-            kinds = ("cold", "warm", "moved") if companions + 1 < slots else ("cold", "warm")
+            kinds = ["cold", "warm"]
+            if companions + 1 < slots:
+                kinds.append("moved")
+            if companions + 1 + DRAFTS <= step_tokens:
+                kinds.append("drafted")
             made += [Way(count, size, companions, kv) for size in sizes for kv in kinds]
     return made
 
@@ -121,15 +130,17 @@ def run_cell(
             _move(executable, sequence, slot + 1)
         in_prompt = workload.prompt_tokens - sequence.at
         count = min(way.chunk, in_prompt) if in_prompt > 0 else 1
-        room = limits.step_tokens - count
+        drafts = DRAFTS if way.kv == "drafted" and in_prompt <= 0 else 0
+        drafts = min(drafts, workload.tokens - sequence.at - 1)
+        room = limits.step_tokens - count - drafts
         parts = [(sequence, count)]
         for i, other in enumerate(others):
             # Companions prefill in chunks of their own sizes and begin again when they end.
             take = max(1, min(room - (len(others) - i - 1), 3 + 2 * i, other.left))
             parts.insert(i % 2, (other, take))
             room -= take
-        rows = _step(executable, parts, sequence)
-        for row in rows:
+        rows = _step(executable, parts, sequence, drafts)
+        for row in rows[:count]:
             digest.update(row.data)
             sequence.at += 1
             if sequence.at in prefixes:
@@ -152,18 +163,22 @@ class _Feed:
 
 
 def _step(
-    executable: Executable, parts: Sequence[tuple[_Feed, int]], wanted: _Feed
+    executable: Executable, parts: Sequence[tuple[_Feed, int]], wanted: _Feed, drafts: int = 0
 ) -> npt.NDArray[np.float32]:
-    """One step of (sequence, tokens); the rows of ``wanted``, whose place is left to the caller."""
+    """One step of (sequence, tokens); the rows of ``wanted``, whose place is left to the caller.
+    ``drafts``: wrong tokens behind those of ``wanted``, with rows of their own."""
     slots: list[int] = []
     positions: list[int] = []
     tokens: list[int] = []
     want: list[bool] = []
     for feed, count in parts:
-        slots += [feed.slot] * count
-        positions += range(feed.at, feed.at + count)
+        behind = drafts if feed is wanted else 0
+        slots += [feed.slot] * (count + behind)
+        positions += range(feed.at, feed.at + count + behind)
         tokens += feed.ids[feed.at : feed.at + count].tolist()
-        want += [feed is wanted] * count
+        right = feed.ids[feed.at + count : feed.at + count + behind]
+        tokens += ((right + 1) % executable.limits.n_vocab).tolist()
+        want += [feed is wanted] * (count + behind)
         if feed is not wanted:
             feed.at += count
     return executable.forward(slots, positions, tokens, want)

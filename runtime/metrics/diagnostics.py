@@ -20,6 +20,8 @@ class Diagnostics:
     """Beside the metrics of one execution; field names are the JSON keys.
 
     ``reused_tokens``, of the prompt, came from the prefix cache and were not computed.
+    ``drafted_tokens`` were guessed and verified, ``kept_tokens`` of them were right; latencies are those
+    between emitted tokens, however many a step gave.
     ``bytes_per_token`` is what the backend reads from memory for a decoded
     token (weights and KV), ``gb_per_s`` that times the decode rate in 10^9 bytes.
     ``tokens_per_joule`` is generated tokens over joules: what
@@ -31,6 +33,8 @@ class Diagnostics:
 
     prompt_tokens: int
     reused_tokens: int
+    drafted_tokens: int
+    kept_tokens: int
     ttft_ms: float | None
     prefill_tokens_per_sec: float | None
     decode_tokens_per_sec: float | None
@@ -63,7 +67,8 @@ class Facts:
 
     ``forward_ns`` is the time spent inside the compiled forward pass for this execution;
     None in a batch, where a step serves several. ``waited``: nanoseconds that thread 0 waited
-    for others, and those of the forward passes, over all of its steps.
+    for others, and those of the forward passes, over all of its steps. ``drafted``: tokens drafted,
+    and kept.
     """
 
     started_ns: int
@@ -72,6 +77,7 @@ class Facts:
     energy: EnergyReading | None
     prompt_tokens: int
     reused_tokens: int = 0
+    drafted: tuple[int, int] = (0, 0)
     forward_ns: int | None = None
     waited: tuple[int, int] | None = None
     bytes_per_token: int | None = None
@@ -119,6 +125,8 @@ def compute_diagnostics(metrics: OfficialMetrics, facts: Facts) -> Diagnostics:
     found = Diagnostics(
         prompt_tokens=facts.prompt_tokens,
         reused_tokens=facts.reused_tokens,
+        drafted_tokens=facts.drafted[0],
+        kept_tokens=facts.drafted[1],
         ttft_ms=None if facts.first_ns is None else facts.first_ns / NS_PER_MS,
         prefill_tokens_per_sec=facts.prefill_rate,
         decode_tokens_per_sec=decode_rate,

@@ -54,16 +54,7 @@ class ServerMetrics:
         self._step = self._histogram("step_tokens", "Tokens processed in a step.", STEP_TOKEN_BUCKETS)
         self._running = self._gauge("num_requests_running", "Requests that hold a slot.")
         self._waiting = self._gauge("num_requests_waiting", "Requests in the queue.")
-        self._kv_usage = self._gauge(
-            "kv_cache_usage_perc", "Share of the KV cache's pages that requests use, 0 to 1."
-        )
-        self._cache_queries = self._counter(
-            "prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", plan
-        )
-        self._cache_hits = self._counter(
-            "prefix_cache_hits_total", "Prompt tokens taken from the prefix cache.", plan
-        )
-        self._cache_seen: dict[str, tuple[int, int]] = {}
+        self._add_memory(plan)
         self._prompt_tokens = self._counter("prompt_tokens_total", "Prompt tokens processed.", plan)
         self._generated = self._counter("generation_tokens_total", "Tokens generated.", plan)
         self._finished = self._counter(
@@ -82,6 +73,25 @@ class ServerMetrics:
         self._lock = Lock()
         self._power = _Power()
         self.registry.register(self._power)
+
+    def _add_memory(self, plan: list[str]) -> None:
+        """What a plan's pages, its prefix cache and its drafts do."""
+        self._kv_usage = self._gauge(
+            "kv_cache_usage_perc", "Share of the KV cache's pages that requests use, 0 to 1."
+        )
+        self._cache_queries = self._counter(
+            "prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", plan
+        )
+        self._cache_hits = self._counter(
+            "prefix_cache_hits_total", "Prompt tokens taken from the prefix cache.", plan
+        )
+        self._drafted = self._counter(
+            "spec_decode_num_draft_tokens_total", "Tokens guessed and verified.", plan
+        )
+        self._accepted = self._counter(
+            "spec_decode_num_accepted_tokens_total", "Guessed tokens that were kept.", plan
+        )
+        self._cache_seen: dict[str, tuple[int, int]] = {}
 
     def step(
         self, plan: str, *, tokens: int, prompt_tokens: int, generated: int, forward_seconds: float
@@ -130,8 +140,12 @@ class ServerMetrics:
         token_times: Iterable[float],
         queue_seconds: float,
         total_seconds: float,
+        drafted: tuple[int, int] = (0, 0),
     ) -> None:
-        """A request has ended. ``token_times``: seconds from its arrival to each token, ascending."""
+        """A request has ended. ``token_times``: seconds from its arrival to each token, ascending;
+        ``drafted``: tokens guessed for it, and kept."""
+        self._drafted.labels(plan).inc(drafted[0])
+        self._accepted.labels(plan).inc(drafted[1])
         self._finished.labels(plan, stop_reason).inc()
         self._queue.labels(plan).observe(queue_seconds)
         self._request.labels(plan).observe(total_seconds)

@@ -74,17 +74,30 @@ class _Entry:
     def held_tokens(self) -> int:
         return self.prefilled + self.generated
 
+    @property
+    def undecoded(self) -> int:
+        """Tokens that its decodes may still give: the first came with the prompt."""
+        return self.ticket.max_new_tokens - 1 - self.generated
+
 
 class Scheduler:
     """Queue, slots and the next step of one served bundle. Driven by one thread.
 
     ``memory`` owns the slots: they are taken here at admission, and given back when a ticket
     leaves. ``step_tokens`` and ``context`` are the bundle's limits, ``queue_limit`` the most
-    executions that may wait. All methods are O(queue + slots).
+    executions that may wait, ``draft_tokens`` the most that a decode may have beside its own. All
+    methods are O(queue + slots).
     """
 
     def __init__(
-        self, *, memory: SlotMemory, step_tokens: int, context: int, queue_limit: int, cost: CostModel
+        self,
+        *,
+        memory: SlotMemory,
+        step_tokens: int,
+        context: int,
+        queue_limit: int,
+        cost: CostModel,
+        draft_tokens: int = 0,
     ) -> None:
         for name, value in (("step_tokens", step_tokens), ("context", context)):
             if value < 1:
@@ -94,6 +107,7 @@ class Scheduler:
         self.context = context
         self.queue_limit = queue_limit
         self.cost = cost
+        self.draft_tokens = draft_tokens
         self._queue: dict[str, _Entry] = {}  # by arrival
         self._resident: dict[str, _Entry] = {}  # by admission
         self._arrivals = 0
@@ -379,11 +393,13 @@ class Scheduler:
         if prefilling and decoding:
             reserve = 1 if self.step_tokens > 1 or not self._last_was_prefill else 0
         decoding = decoding[: self.step_tokens - reserve]
-        parts = [
-            Part(e.ticket.id, e.slot, Phase.DECODE, e.held_tokens, 1, 1)
-            for e in sorted(decoding, key=lambda e: e.slot)
-        ]
-        budget = self.step_tokens - len(parts)
+        # Drafts take what is left where no prompt wants it, equally.
+        spare = 0 if prefilling or not decoding else self.step_tokens // len(decoding) - 1
+        parts = []
+        for e in sorted(decoding, key=lambda e: e.slot):
+            count = 1 + max(0, min(self.draft_tokens, spare, e.undecoded - 1))
+            parts.append(Part(e.ticket.id, e.slot, Phase.DECODE, e.held_tokens, count, count))
+        budget = self.step_tokens - sum(part.count for part in parts)
         chunks: dict[str, int] = {}
         if prefilling and budget:
             view = self._view(now_ns, following)

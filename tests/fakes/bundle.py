@@ -83,6 +83,8 @@ def resolved_plan(**changes: object) -> ResolvedPlan:
         "execution.kv_cache": "f32",
         "execution.kv_pages": None,
         "execution.prefix_cache": "memory",
+        "speculation.kind": "none",
+        "speculation.tokens": 8,
         "sampling.temperature": 0.0,
         "sampling.top_k": 0,
         "sampling.top_p": 1.0,

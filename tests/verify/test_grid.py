@@ -28,7 +28,7 @@ def executable(tiny_plan: Path) -> Iterator[Executable]:
 
 def test_every_way_is_listed_once_and_fits_the_bundle() -> None:
     listed = ways([1, 2], [1, 7, 64, 256], slots=4, step_tokens=64)
-    assert len(listed) == len(set(listed)) == 2 * 3 * (3 + 2)  # no slot is left to move to beside three
+    assert len(listed) == len(set(listed)) == 2 * 3 * (4 + 3)  # no slot is left to move to beside three
     assert {way.companions for way in listed} == {0, 3}
     assert all(way.chunk + way.companions <= 64 for way in listed)
     assert {way.companions for way in ways([1], [1], slots=1, step_tokens=8)} == {0}
@@ -39,7 +39,7 @@ def test_chunks_companions_threads_and_a_used_slot_change_no_bit(tiny_plan: Path
     short = Workload(tokens=12, prompt_tokens=9)
     every = ways([1, 2], [1, 7], slots=2, step_tokens=32)
     cells = list(grid([Backend("reference", lambda n: Executable.open(bundle, n), every, short)]))
-    assert len(cells) == len(every) == 20
+    assert len(cells) == len(every) == 28
     assert len({cell.digest for cell in cells}) == 1
     assert disagreements(cells) == []
 
@@ -124,6 +124,6 @@ def test_the_command_shows_the_grid(tiny_plan: Path, capsys: pytest.CaptureFixtu
     assert body["deterministic"] is True
     assert len({cell["digest"] for cell in body["cells"]}) == 1
     assert command("--backends", "reference", "--chunks", "4", "--threads", "1") == 0
-    assert "5 cells, 0 disagree" in capsys.readouterr().out
+    assert "7 cells, 0 disagree" in capsys.readouterr().out
     assert command("--chunks", "0") == 2
     assert command("--backends", "no_such") == 3
