@@ -83,5 +83,5 @@ FORMAT = Format(
     check_k=(256, 768, 2048),
     group=256,
     code_bits=4,
-    fallback="q5_0",
+    fallback="q5_1",
 )

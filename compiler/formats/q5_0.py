@@ -10,7 +10,15 @@ from types import MappingProxyType
 
 import numpy as np
 
-from compiler.formats.parts.panels import block_panel, chunks, in_pairs, paired_bytes, tile_panel, vnni_panel
+from compiler.formats.parts.panels import (
+    block_panel,
+    chunks,
+    fifth_bits,
+    in_pairs,
+    paired_bytes,
+    tile_panel,
+    vnni_panel,
+)
 from compiler.formats.parts.record import PANEL_ROWS, Bytes, Floats, Format
 from compiler.formats.parts.scales import best_half_scale, half_bytes, reciprocal, rounded
 
@@ -55,10 +63,7 @@ def encode(x: Floats, importance: Floats | None) -> Bytes:
 def pack(rows: Bytes) -> Bytes:
     blocks = rows.reshape(PANEL_ROWS, -1, 22)
     n = blocks.shape[1]
-    bits = np.unpackbits(blocks[:, :, 2:6], axis=2, bitorder="little").reshape(PANEL_ROWS, n, 8, 4)
-    weights = (1 << np.arange(8, dtype=np.uint8)).astype(np.uint8)
-    high = (bits * weights[:, None]).sum(axis=2, dtype=np.uint8)
-    body = [high.transpose(1, 0, 2).reshape(n, -1), chunks(blocks[:, :, 6:]).reshape(n, -1)]
+    body = [fifth_bits(blocks[:, :, 2:6]), chunks(blocks[:, :, 6:]).reshape(n, -1)]
     return in_pairs(blocks[:, :, :2], np.concatenate(body, axis=1))
 
 

@@ -100,5 +100,5 @@ FORMAT = Format(
     check_k=(256, 768, 2048),
     group=256,
     code_bits=5,
-    fallback="q8_0",
+    fallback="q5_1",
 )

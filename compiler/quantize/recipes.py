@@ -1,7 +1,7 @@
 """Recipes: which type each tensor of a model gets, decided once and readable afterwards.
 
-A recipe is a table from a tensor's role to a block format. ``f32``, ``f16``, ``bf16``, ``q8_0`` and
-``q6_k`` give every matrix that type. ``q4_k_m`` follows llama.cpp's published mix:
+A recipe is a table from a tensor's role to a block format. ``f32``, ``f16``, ``bf16``, ``q8_0``,
+``q6_k`` and ``q4_0`` give every matrix that type. ``q4_k_m`` follows llama.cpp's published mix:
 
 =====================================  ==================================================
 matrix                                 type
@@ -18,11 +18,13 @@ attn_qkv, i and n count the layers that have one. Models with exactly eight expe
 attn_qkv and attn_k in every quantized recipe, and in q4_k_m q5_k for attn_output.
 
 In every recipe, vectors, norms, biases, routers (``ffn_gate_inp``), position embeddings and short
-convolutions stay f32. A row that is not a whole number of blocks falls back: q4_k to q5_0, q5_k and q6_k
-to q8_0, and where rows are not a multiple of 32, to f16.
+convolutions stay f32. A row that is not a whole number of blocks falls back: q4_k and q5_k to q5_1, q6_k to
+q8_0 (by measured error, ``docs/quality.md``), and where rows are not a multiple of 32, to f16. What the
+file holds for such rows in codes of no fewer bits stays as it is.
 
 The recipe ``source`` takes every matrix in the type the file holds it in, where there is a kernel for it.
-What the file holds as q4_0 becomes q5_0, whose blocks hold the same values: that is no quantizing.
+Where a type is asked for whose blocks hold the file's very values (q5_0 of a q4_0 file), that is no
+quantizing.
 """
 
 from __future__ import annotations
@@ -46,9 +48,9 @@ FLOAT_TYPES = frozenset({"f64", *(name for name, format in FORMATS.items() if no
 
 #: For recipe ``source`` with ``requantize``: what stands in for a type without a kernel. Types of
 #: four bits and fewer are not named here; they become q4_k.
-SOURCE_SUBSTITUTES: Mapping[str, str] = MappingProxyType({"q5_1": "q6_k", "q8_1": "q8_0"})
+SOURCE_SUBSTITUTES: Mapping[str, str] = MappingProxyType({"q8_1": "q8_0"})
 
-#: Types without a kernel, and the format whose blocks hold their very values.
+#: Types, and the format whose blocks hold their very values.
 EXACT: Mapping[str, str] = MappingProxyType(
     {held: name for name, format in FORMATS.items() for held in format.exact}
 )
@@ -193,7 +195,7 @@ def _decide(
             if quantization.recipe == "source" and wanted not in FORMATS:
                 wanted = _substitute(wanted)
                 reason = f"no kernel for {tensor.type}: {wanted} in its place"
-            wanted, reason = _fall_back(wanted, k, reason)
+            wanted, reason = _fall_back(wanted, k, reason, tensor.type)
     exact = tensor.type in FLOAT_TYPES or wanted in (tensor.type, EXACT.get(tensor.type))
     if not exact and not quantization.requantize:
         return _Refusal(tensor, wanted)
@@ -280,10 +282,13 @@ class _Mix:
         return "q4_k", "q4_k_m"
 
 
-def _fall_back(wanted: str, k: int, reason: str) -> tuple[str, str]:
+def _fall_back(wanted: str, k: int, reason: str, held: str = "") -> tuple[str, str]:
+    """The type for rows of ``k`` and why. Where ``wanted`` has to be replaced, codes that the file holds in
+    no fewer bits stay: another quantizer chose that type, and quantizing twice can only lose."""
     first = wanted
+    stays = held in FORMATS and FORMATS[held].code_bits >= FORMATS[first].code_bits > 0
     while not FORMATS[wanted].fits(k):
-        wanted = FORMATS[wanted].fallback or "f32"
+        wanted = held if stays else FORMATS[wanted].fallback or "f32"
     if wanted != first:
         reason += f"; {wanted} for {first}: rows of {k} are not whole blocks of {FORMATS[first].block}"
     return wanted, reason

@@ -13,8 +13,8 @@
  *              of those with k % 4 >= 2                            (Q6_K offset, int16 sums)
  *   [40..72)   16 int32: -32 times the sum of each 16 codes        (Q6_K offset, int32 sums)
  * Group of 32: 4 values in two planes,
- *   [0..2)     the sums of the codes with k % 4 < 2 and with k % 4 >= 2   (Q5_0 offset, int16 sums)
- *   [2..4)     one int32: -128 times the sum of all                       (Q8_0 and Q5_0 offset, int32 sums) */
+ *   [0..2)     the sums of the codes with k % 4 < 2 and with k % 4 >= 2   (offsets in int16 sums; minima meet both)
+ *   [2..4)     one int32: -128 times the sum of all                       (offsets in int32 sums) */
 #define ACTIVATION_SUMS_256 72
 #define ACTIVATION_SUMS_32 4
 #define SUMS_OF_32 0

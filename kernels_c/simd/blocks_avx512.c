@@ -49,6 +49,29 @@ V16 void add_block_of_32(__m512 *sum, const __m512i *total, int32_t tokens, cons
         sum[t] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(da[t])), _mm512_cvtepi32_ps(total[t]), sum[t]);
 }
 
+/* sum[t] = fma(da[t], fma(m, A[t], d * float(total[t])), sum[t]) for `tokens` (a constant): a block of 32 with
+ * a minimum; A: the sum of its activations. */
+V16 void add_affine_of_32(__m512 *sum, const __m512i *total, int32_t tokens, const uint16_t *d, const uint16_t *m,
+                          const float *da, const int16_t *sums)
+{
+    __m512 scale = half_scales(d), minimum = half_scales(m);
+#pragma GCC unroll 8
+    for (int32_t t = 0; t < tokens; ++t) {
+        const int16_t *s = sums + t * ACTIVATION_SUMS_32;
+        __m512 all = _mm512_set1_ps((float)(s[0] + s[1]));
+        __m512 term = _mm512_fmadd_ps(minimum, all, _mm512_mul_ps(scale, _mm512_cvtepi32_ps(total[t])));
+        sum[t] = _mm512_fmadd_ps(_mm512_set1_ps(da[t]), term, sum[t]);
+    }
+}
+
+/* The float steps of WALK_32: scales in pairs, and blocks that hold scales and minima. */
+#define ADD_SCALED(format) \
+    add_block_of_32(sum, total, tokens, scales_##format(panel, first + b), scales + b * n_tokens)
+#define ADD_AFFINE(format)                                                                          \
+    add_affine_of_32(sum, total, tokens, block_##format(panel, first + b)->d,                       \
+                     block_##format(panel, first + b)->m, scales + b * n_tokens,                    \
+                     sums + b * n_tokens * ACTIVATION_SUMS_32)
+
 /* Runs tile(format, tokens, t) over nt tokens, most at a time; `tokens` is a constant in each call. */
 #define FOR_TILES(most, nt, tile, format)                           \
     do {                                                            \
@@ -71,8 +94,10 @@ V16 void add_block_of_32(__m512 *sum, const __m512i *total, int32_t tokens, cons
 /* The walk over a panel of blocks of 32. A format's file brings <FORMAT>_TOKENS (a tile), <FORMAT>_BLOCKS
  * (taken together: the weights of so many stay in L1 for all tokens) and its unpacking:
  *   <format>_block(block, tokens, codes, sums, total): total[t], the int32 sum of a block's products for
- *   `tokens` (a constant) tokens; codes, sums: of the first. */
-#define WALK_32(format, most, together)                                                                           \
+ *   `tokens` (a constant) tokens; codes, sums: of the first.
+ * add(format): the float step of a block, one of those above. */
+#define WALK_32(format, most, together) WALK_32_WITH(format, most, together, ADD_SCALED)
+#define WALK_32_WITH(format, most, together, add)                                                                 \
     V16 void format##_tile(const uint8_t *panel, int32_t first, int32_t blocks, int32_t tokens, int64_t n_tokens, \
                            const int8_t *codes, const int16_t *sums, const float *scales, float *acc)             \
     {                                                                                                             \
@@ -84,7 +109,7 @@ V16 void add_block_of_32(__m512 *sum, const __m512i *total, int32_t tokens, cons
             __m512i total[most];                                                                                  \
             format##_block(block_##format(panel, first + b), tokens, codes + b * n_tokens * 32,                   \
                            sums + b * n_tokens * ACTIVATION_SUMS_32, total);                                      \
-            add_block_of_32(sum, total, tokens, scales_##format(panel, first + b), scales + b * n_tokens);        \
+            add(format);                                                                                          \
         }                                                                                                         \
         _Pragma("GCC unroll 8")                                                                                   \
         for (int32_t t = 0; t < tokens; ++t)                                                                      \

@@ -62,4 +62,13 @@ static inline lanes best_half_scale(const lanes *x, const lanes *w, int n, const
     return best;
 }
 
+/* The least squares scale of the codes at `scale`, as a half holds it, where that is better. */
+static inline lanes refit_half_scale(const lanes *x, const lanes *w, int n, lanes scale, float low, float high)
+{
+    symmetric_sums s = sum_symmetric(x, w, n, reciprocal(scale), low, high);
+    lanes refit = half_scale(s.xq * reciprocal(s.qq));
+    lanes gain = symmetric_gain(sum_symmetric(x, w, n, reciprocal(refit), low, high), refit);
+    return pick(gain > symmetric_gain(s, scale), refit, scale);
+}
+
 #endif

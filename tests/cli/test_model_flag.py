@@ -31,7 +31,7 @@ QUANTIZED = [
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    kinds = ("F32", "Q4_0", "Q5_1")
+    kinds = ("F32", "Q4_0", "Q4_1", "TQ2_0")
     return {
         name: write_llama(folder / f"tiny-{name}.gguf", layers=1, type=gguf.GGMLQuantizationType[name])
         for name in kinds
@@ -51,16 +51,17 @@ def test_every_quantized_type_has_a_suggestion_that_is_accepted(
     assert quantization.recipe == "source"
     changed = {t.type for t in types if t.source_type == kind} - {kind}
     assert (said is not None) == quantization.requantize
-    assert quantization.requantize == bool(changed) or kind == "q4_0"
+    assert quantization.requantize == bool(changed)
     assert said is None or f"{kind} as {changed.pop()}" in said
 
 
 def test_a_file_of_floats_is_quantized_and_a_quantized_one_kept(models: dict[str, Path]) -> None:
     assert suggested_quantization(models["F32"]) == ("q4_k_m", None)
     assert suggested_quantization(models["Q4_0"]) == ("source", None)
-    suggested, said = suggested_quantization(models["Q5_1"])
+    assert suggested_quantization(models["Q4_1"]) == ("source", None)
+    suggested, said = suggested_quantization(models["TQ2_0"])
     assert suggested == {"recipe": "source", "requantize": True}
-    assert "q5_1 as q6_k" in (said or "")
+    assert "tq2_0 as q4_k" in (said or "")
 
 
 def test_what_is_said_knows_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +103,9 @@ def test_a_quantized_file_runs_by_its_name_alone(
 ) -> None:
     plan = tmp_path / "saved.yaml"
     words = ("-p", "the cat", "-n", 3, "--context", 64, "--json", "--logprobs", 2, "--backend", "reference")
-    code, out, said = engine("run", "--model", models["Q5_1"], *words, "--save-plan", plan)
+    code, out, said = engine("run", "--model", models["TQ2_0"], *words, "--save-plan", plan)
     assert code == 0, said
-    assert "q5_1 as q6_k" in said
+    assert "tq2_0 as q4_k" in said
     assert yaml.safe_load(plan.read_text())["quantization"] == {"recipe": "source", "requantize": True}
     body = json.loads(out)
     assert [entry["id"] for entry in body["logprobs"]] == body["token_ids"]
@@ -113,7 +114,7 @@ def test_a_quantized_file_runs_by_its_name_alone(
         assert len(entry["top"]) == 2
         assert entry["top"][1]["logprob"] <= entry["logprob"] <= 0
     chosen = body["token_ids"][0]
-    code, out, _ = engine("run", "--model", models["Q5_1"], *words, "--logit-bias", f"{chosen}=-inf")
+    code, out, _ = engine("run", "--model", models["TQ2_0"], *words, "--logit-bias", f"{chosen}=-inf")
     again = json.loads(out)
     assert again["token_ids"][0] == body["logprobs"][0]["top"][1]["id"]
     assert again["logprobs"][0]["top"] == body["logprobs"][0]["top"]  # probabilities are the model's own
@@ -122,16 +123,16 @@ def test_a_quantized_file_runs_by_its_name_alone(
 def test_what_would_be_quantized_twice_names_the_words_that_make_it_run(
     models: dict[str, Path], engine: Engine
 ) -> None:
-    code, out, said = engine("run", "--model", models["Q5_1"], "--quant", "q4_k_m", "-p", "a")
+    code, out, said = engine("run", "--model", models["TQ2_0"], "--quant", "q4_k_m", "-p", "a")
     assert (code, out) == (3, "")
     assert len(said.splitlines()) == 2
-    assert "in q5_1 (q4_k wanted)" in said
+    assert "in tq2_0 (q4_k wanted)" in said
     assert "--quant source" in said
     assert "--requantize" in said
-    code, _, said = engine("run", "--model", models["Q5_1"], "--quant", "source", "-p", "a")
+    code, _, said = engine("run", "--model", models["TQ2_0"], "--quant", "source", "-p", "a")
     assert code == 3
-    assert "in q5_1 (q6_k in its place)" in said
-    code, _, said = engine("run", "--model", models["Q5_1"], "--requantize", "-p", "a")
+    assert "in tq2_0 (q4_k in its place)" in said
+    code, _, said = engine("run", "--model", models["TQ2_0"], "--requantize", "-p", "a")
     assert code == 2
     assert "--quant" in said
 

@@ -73,7 +73,7 @@ def test_what_stays_f32_says_why():
 
 @pytest.mark.parametrize(
     ("k", "q4", "q6", "q8"),
-    [(256, "q4_k", "q6_k", "q8_0"), (576, "q5_0", "q8_0", "q8_0"), (40, "f16", "f16", "f16")],
+    [(256, "q4_k", "q6_k", "q8_0"), (576, "q5_1", "q8_0", "q8_0"), (40, "f16", "f16", "f16")],
 )
 def test_rows_that_are_not_whole_blocks_fall_back_and_say_so(k, q4, q6, q8):
     model = describe(layers(1, k=k), block_count=1)
@@ -82,6 +82,15 @@ def test_rows_that_are_not_whole_blocks_fall_back_and_say_so(k, q4, q6, q8):
     assert types(model, "q8_0")["blk.0.attn_q.weight"] == q8
     reason = {t.name: t.reason for t in assign_types(model, Quantization("q4_k_m"))}["blk.0.attn_q.weight"]
     assert (f"rows of {k}" in reason) == (q4 != "q4_k")
+
+
+def test_codes_that_stand_in_for_rows_stay_unless_they_are_narrower():
+    held = {kind: describe(layers(1, k=576, type=kind), block_count=1) for kind in ("q4_1", "q5_0", "q8_0")}
+    for kind, model in held.items():
+        assert types(model, "q4_k_m", requantize=True)["blk.0.attn_q.weight"] == kind
+    assert set(types(held["q8_0"], "q6_k").values()) == {"q8_0", "f32"}
+    with pytest.raises(EngineError, match=r"in q5_0 \(q8_0 wanted\)"):
+        types(held["q5_0"], "q6_k")
 
 
 def test_the_first_matching_override_decides():
@@ -144,16 +153,29 @@ def test_recipe_source_takes_what_kernels_exist_for():
         types(describe(tensors), "source")
     assert caught.value.code == "requantization_refused"
     assert "1 in iq2_xs (q4_k in its place)" in caught.value.message
-    assert "1 in iq4_nl (q5_0 in its place)" in caught.value.message
+    assert "1 in iq4_nl (q5_1 in its place)" in caught.value.message
     assert "--requantize" in (caught.value.hint or "")
     mended = types(describe(tensors), "source", requantize=True)
     assert mended["blk.0.attn_v.weight"] == "q4_k"
-    assert mended["blk.0.attn_k.weight"] == "q5_0"
+    assert mended["blk.0.attn_k.weight"] == "q5_1"
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q4_1", "q5_0", "q5_1"])
+def test_types_in_blocks_of_32_keep_their_bytes(kind):
+    model = describe(layers(1, k=96, type=kind), block_count=1)
+    decided = {t.name: t for t in assign_types(model, Quantization("source"))}["blk.0.attn_q.weight"]
+    assert decided.type == kind
+    assert decided.reason.endswith("bytes of the file")
+
+
+def test_recipe_q4_0_gives_every_matrix_that_type():
+    assert set(types(describe(layers(1, k=96), block_count=1), "q4_0").values()) == {"q4_0", "f32"}
 
 
 def test_q4_0_needs_no_leave_to_become_what_holds_its_values():
     model = describe(layers(1, k=96, type="q4_0"), block_count=1)
-    decided = {t.name: t for t in assign_types(model, Quantization("source"))}["blk.0.attn_q.weight"]
+    quantization = Quantization("source", (TypeOverride("*", "q5_0"),))
+    decided = {t.name: t for t in assign_types(model, quantization)}["blk.0.attn_q.weight"]
     assert decided.type == "q5_0"
     assert decided.reason.endswith("the file's values exactly")
     with pytest.raises(EngineError):

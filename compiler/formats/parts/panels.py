@@ -46,6 +46,15 @@ def chunks(codes: Bytes) -> Bytes:
     return codes.reshape(rows, blocks, k // 4, 4).transpose(1, 2, 0, 3).reshape(blocks, k // 4, rows * 4)
 
 
+def fifth_bits(words: Bytes) -> Bytes:
+    """Words of 32 fifth bits ``[16][blocks][4]`` → ``[blocks][64]``: byte row * 4 + i, bit c is that of
+    k = 4c + i."""
+    rows, blocks, _ = words.shape
+    bits = np.unpackbits(words, axis=2, bitorder="little").reshape(rows, blocks, 8, 4)
+    high = np.packbits(bits, axis=2, bitorder="little")[:, :, 0]
+    return high.transpose(1, 0, 2).reshape(blocks, -1)
+
+
 def float_format(
     name: str,
     size: int,

@@ -101,3 +101,13 @@ def best_half_scale(x: Floats, w: Floats, ratios: Sequence[np.float32], low: flo
         best_gain = np.where(better, gain, best_gain)
         best = np.where(better, scale, best)
     return best
+
+
+def refit_half_scale(x: Floats, w: Floats, scale: Floats, low: float, high: float) -> Floats:
+    """The least squares scale of the codes at ``scale``, as a half holds it, where that is better."""
+    xq, qq = symmetric_sums(x, w, reciprocal(scale), low, high)
+    refit = half_scale(xq * reciprocal(qq))
+    sums = symmetric_sums(x, w, reciprocal(refit), low, high)
+    better = symmetric_gain(*sums, refit) > symmetric_gain(xq, qq, scale)
+    result: Floats = np.where(better, refit, scale)
+    return result

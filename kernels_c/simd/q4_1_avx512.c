@@ -1,0 +1,26 @@
+/* q4_1_avx512.c: Q4_1 panels with AVX-512 VNNI, codes unpacked in registers.
+ *
+ * Eight vpdpbusd of unsigned codes. */
+#define Q4_1_TOKENS 8        /* a tile */
+#define Q4_1_BLOCKS 8
+
+V16 void q4_1_block(const packed_q4_1 *block, int32_t tokens, const int8_t *codes, const int16_t *sums, __m512i *total)
+{
+    (void)sums;
+#pragma GCC unroll 8
+    for (int32_t t = 0; t < tokens; ++t)
+        total[t] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int32_t c = 0; c < 4; ++c) {
+        prefetch_for(tokens, block->q[c]);
+        __m512i q = load_512(block->q[c]);
+        __m512i q0 = byte_field(q, 0, 15), q1 = byte_field(q, 4, 15);
+#pragma GCC unroll 8
+        for (int32_t t = 0; t < tokens; ++t) {
+            total[t] = dot_4(total[t], q0, codes + t * 32 + c * 4);
+            total[t] = dot_4(total[t], q1, codes + t * 32 + c * 4 + 16);
+        }
+    }
+}
+
+WALK_32_WITH(q4_1, Q4_1_TOKENS, Q4_1_BLOCKS, ADD_AFFINE)
