@@ -57,6 +57,14 @@ def test_blocks_of_text_and_cache_marks(claude):
     assert ask(claude, system=system, messages=said).content[0].text == expected_text(PROMPT, 12)
 
 
+def test_turns_of_one_role_are_one_turn(claude):
+    said = [{"role": "user", "content": text} for text in ("One.", "Two.")]
+    begun = [*said, {"role": "assistant", "content": "It"}, {"role": "assistant", "content": "was"}]
+    prompt = "<system>Be brief.\n<user>One.\nTwo.\n<assistant>"
+    assert ask(claude, messages=said).content[0].text == expected_text(prompt, 12)
+    assert ask(claude, messages=begun).content[0].text == expected_text(f"{prompt}It\nwas", 12)
+
+
 def test_an_assistants_text_at_the_end_is_continued_and_a_reply_can_be_given_back(claude):
     begun = [*MESSAGES, {"role": "assistant", "content": "It was"}]
     wanted = expected_text("<system>Be brief.\n<user>Olá\n<assistant>It was", 12)

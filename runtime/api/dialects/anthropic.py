@@ -43,12 +43,17 @@ async def count_tokens(request: Request) -> Response:
 
 def message_of(service: Service, body: Mapping[str, Any]) -> Translated:
     """A conversation as a chat completion; its system text is the first message."""
-    said, places = [], []
+    said: list[dict[str, Any]] = []
+    places = []
     if body.get("system"):
         said.append({"role": "system", "content": _content(body["system"])})
         places.append("system")
     for index, message in enumerate(body["messages"]):
-        said.append({"role": message["role"], "content": _content(message["content"])})
+        role, content = message["role"], _content(message["content"])
+        if said and said[-1]["role"] == role != "system":  # turns of one role are one turn
+            said[-1]["content"] += content
+            continue
+        said.append({"role": role, "content": content})
         places.append(f"messages[{index}]")
     asked: dict[str, Any] = {"model": body["model"], "messages": said}
     asked |= {name: body[name] for name in (*_SAMPLING, "max_tokens") if body.get(name) is not None}
@@ -72,9 +77,10 @@ def message_of(service: Service, body: Mapping[str, Any]) -> Translated:
     return Translated(asked, names, places)
 
 
-def _content(given: str | Sequence[Mapping[str, Any]]) -> str | list[dict[str, Any]]:
-    """Text, or blocks of text without what has no effect."""
-    return given if isinstance(given, str) else [{"type": "text", "text": block["text"]} for block in given]
+def _content(given: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The blocks of text, without what has no effect; a text is one."""
+    texts = [given] if isinstance(given, str) else [block["text"] for block in given]
+    return [{"type": "text", "text": text} for text in texts]
 
 
 class MessageReply(Reply):
