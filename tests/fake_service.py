@@ -326,6 +326,7 @@ def resolved_plan(name: str = "story", **changes: Any) -> ResolvedPlan:
         "execution.kv_cache": "f16",
         "execution.kv_pages": None,
         "execution.prefix_cache": "memory",
+        "execution.prefix_cache_mb": 64,
         "speculation.kind": "none",
         "speculation.tokens": 8,
         "sampling.temperature": 0.0,

@@ -84,6 +84,7 @@ class Execution:
     kv_cache: str
     kv_pages: int | None
     prefix_cache: str
+    prefix_cache_mb: int
 
 
 @dataclass(frozen=True)

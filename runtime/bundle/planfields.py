@@ -15,7 +15,7 @@ Kind = Literal["integer", "number", "string", "boolean", "overrides", "texts"]
 
 RECIPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_k_m", "q4_0", "source")
 KV_TYPES = ("f32", "f16", "q8_0")
-PREFIX_CACHES = ("off", "memory")
+PREFIX_CACHES = ("off", "memory", "disk")
 SPECULATIONS = ("none", "lookup")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 BACKEND_PATTERN = r"^[a-z][a-z0-9_]{0,47}$"
@@ -93,6 +93,7 @@ FIELDS: tuple[Field, ...] = (
     Field("execution.kv_cache", "string", choices=KV_TYPES),
     Field("execution.kv_pages", "integer", 1, 16_777_216, nullable=True),
     Field("execution.prefix_cache", "string", choices=PREFIX_CACHES),
+    Field("execution.prefix_cache_mb", "integer", 1, 16_777_216),
     Field("speculation.kind", "string", choices=SPECULATIONS),
     Field("speculation.tokens", "integer", 1, 64),
     Field("sampling.temperature", "number", 0, 100),

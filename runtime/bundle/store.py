@@ -124,6 +124,11 @@ def weights_dir() -> Path:
     return private_dir(cache_root() / "weights")
 
 
+def prefixes_dir() -> Path:
+    """Folder of the prefix caches' pages, private."""
+    return private_dir(cache_root() / "prefixes")
+
+
 def tools_dir() -> Path:
     """Folder of compile-time libraries, private."""
     return private_dir(cache_root() / "tools")

@@ -41,6 +41,7 @@ COMMANDS = {
     "replay": ("replay",),
     "models": ("models",),
     "bundles": ("bundles",),
+    "cache": ("cache",),
     "kernels": ("kernels",),
     "doctor": ("doctor",),
 }

@@ -13,6 +13,7 @@ from threading import Event
 
 from runtime.control.record import new_execution_id
 from runtime.control.types import BundleInfo, Listener, Outcome, RunSpec, TokenOut
+from runtime.engine.prefix import Prompt
 from runtime.engine.types import SequenceLike, StopReason
 from runtime.errors import EngineError
 from runtime.metrics.reading import EnergyReading
@@ -29,6 +30,7 @@ class Execution:
     created_unix_ns: int = field(default_factory=time.time_ns)
     created_ns: int = field(default_factory=time.monotonic_ns)
     listener: Listener | None = None
+    prompt: Prompt | None = None  # as the prefix cache sees it, with what the disk has of it
     phase: Phase = Phase.QUEUED
     sequence: SequenceLike | None = None
     outcome: Outcome | None = None

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from runtime.control.execution import Execution
 from runtime.control.types import ServedBundle, TokenOut
-from runtime.engine.loop import sequence_needs
 from runtime.engine.types import SequenceLike, StepReport, StopReason
 from runtime.errors import EXIT_RUN, EngineError
 from runtime.scheduler import Phase, Scheduler, Step, Ticket
@@ -40,8 +39,7 @@ class Lane:
         """Queues an execution. Raises what :meth:`Scheduler.submit` raises."""
         spec = execution.spec
         tokens, most = len(spec.request.prompt_ids), spec.request.limits.max_tokens
-        _, prompt = sequence_needs(spec.request, self.scheduler.context)
-        ticket = Ticket(execution.id, tokens, most, spec.policy, execution.deadline_ns, prompt)
+        ticket = Ticket(execution.id, tokens, most, spec.policy, execution.deadline_ns, execution.prompt)
         self.scheduler.submit(ticket, now_ns)
         self.executions[execution.id] = execution
 

@@ -21,6 +21,7 @@ from runtime.control.execution import Execution
 from runtime.control.executor import Executor
 from runtime.control.outcome import make_outcome, record_of
 from runtime.control.types import BundleInfo, Listener, Outcome, RecordStoreLike, RunSpec, ServedBundle
+from runtime.engine.loop import sequence_needs
 from runtime.engine.types import StepReport, StopReason
 from runtime.errors import EXIT_RUN, EngineError
 from runtime.metrics.energy import EnergyMeter
@@ -104,7 +105,10 @@ class ControlPlane:
         """Queues an execution; raises what :meth:`Executor.submit` raises, and then nothing was queued."""
         if self.executor.failure is not None:
             raise self.executor.failure
-        execution = Execution(spec, self.bundle(spec.bundle).info, listener=listener)
+        bundle = self.bundle(spec.bundle)
+        _, prompt = sequence_needs(spec.request, bundle.info.plan.execution.context)
+        bundle.engine.memory.fetch(prompt)  # here, where it keeps nobody else waiting
+        execution = Execution(spec, bundle.info, listener=listener, prompt=prompt)
         with self._lock:
             self._live[execution.id] = execution
         try:

@@ -161,10 +161,6 @@ class Executable:
             raise ValueError(f"page {page} of group {group}")
         return np.frombuffer(abi().buffer(pointer, self.page_groups[group].page_bytes), np.uint8)
 
-    def copy_page(self, group: int, source: int, target: int) -> None:
-        """Makes one page hold what another does."""
-        np.copyto(self.page(group, target), self.page(group, source))
-
     def resume(self, slot: int, length: int) -> None:
         """Says that the pages of ``slot`` hold its first ``length`` positions already."""
         if self._lib.engine_resume(self._engine, slot, length) != _OK:

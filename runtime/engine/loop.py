@@ -19,6 +19,7 @@ from runtime.bundle.reader import open_bundle
 from runtime.engine.drafts import StepTimes
 from runtime.engine.executable import Executable, Floats, NumericError
 from runtime.engine.memory import SlotMemory
+from runtime.engine.pagestore import store_of
 from runtime.engine.prefix import Prompt
 from runtime.engine.request import check_request
 from runtime.engine.sequence import LiveSequence
@@ -44,12 +45,14 @@ class Engine:
         self.executable = executable
         self.tokenizer = tokenizer
         limits = executable.limits
+        cached = executable.bundle.plan.execution.prefix_cache
         self.memory = SlotMemory(
             limits.slots,
             executable.page_groups,
             limits.page_blocks,
-            executable.copy_page,
-            caching=executable.bundle.plan.execution.prefix_cache != "off",
+            executable.page,
+            caching=cached != "off",
+            store=store_of(executable.bundle, executable.page_groups) if cached == "disk" else None,
         )
         executable.use_tables(self.memory.tables)
         self._own_slots: set[int] = set()  # taken by the engine itself, not by a scheduler
@@ -92,6 +95,7 @@ class Engine:
         """Cancels what is left and lets go of the executable."""
         for sequence in list(self._held.values()):
             self.release(sequence)
+        self.memory.close()
         self.executable.close()
 
     # ---- the life of a sequence ------------------------------------------------
@@ -101,7 +105,11 @@ class Engine:
         check_request(request, self.limits.n_vocab, self.limits.context)
         if slot is not None and (slot not in self.memory.held or slot in self._held):
             raise _invalid_work(f"slot {slot}", "one that its caller has taken from the engine's memory")
-        taken = self.memory.take(*sequence_needs(request, self.limits.context)) if slot is None else slot
+        taken = slot
+        if taken is None:
+            positions, prompt = sequence_needs(request, self.limits.context)
+            self.memory.fetch(prompt)
+            taken = self.memory.take(positions, prompt)
         try:
             sequence = LiveSequence(
                 request, taken, self.limits.context, self.tokenizer, self.draft_tokens

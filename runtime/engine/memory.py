@@ -17,7 +17,9 @@ import numpy as np
 
 from runtime.bundle.plan import PAGE
 from runtime.engine.pages import NO_PAGE, PageGroup, PagePool, PageTables, blocks_of, no_pages
+from runtime.engine.pagestore import Bytes, PageStore, StoredBlock
 from runtime.engine.prefix import (
+    MOST_TAILS,
     SHORTEST_TAIL,
     Ids,
     Match,
@@ -42,6 +44,10 @@ class _Held:
     names: list[Name] | None = None  # of its whole blocks so far, the empty prefix first; None: not cached
 
 
+#: Bytes that are read from disk for one prompt, at most.
+MOST_FETCHED = 1 << 29
+
+
 @dataclass
 class CacheCounts:
     """Since the bundle was opened. ``lookups``: prompts that were looked up; ``hits``: those of which
@@ -58,8 +64,8 @@ class SlotMemory:
     its driver's lock, between steps.
 
     ``groups``, ``blocks``: as the bundle describes its pages; without groups there are slots only.
-    ``copy_page(group, source, target)`` copies a page's bytes. ``caching``: whether what ended
-    sequences leave is kept for prompts that begin the same.
+    ``page(group, page)`` gives a page's bytes, to be read and written. ``caching``: whether what ended
+    sequences leave is kept for prompts that begin the same; ``store``: and on disk.
     """
 
     def __init__(
@@ -67,9 +73,10 @@ class SlotMemory:
         slots: int,
         groups: Sequence[PageGroup] = (),
         blocks: int = 1,
-        copy_page: Callable[[int, int, int], None] | None = None,
+        page: Callable[[int, int], Bytes] | None = None,
         *,
         caching: bool = False,
+        store: PageStore | None = None,
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, not {slots}")
@@ -78,8 +85,9 @@ class SlotMemory:
         self.pools = tuple(PagePool(group.pages) for group in groups)
         self.tables: PageTables = no_pages(groups, slots, blocks)
         self.counts = CacheCounts()
-        self.caching = caching and copy_page is not None and len(groups) > 0
-        self._copy_page = copy_page
+        self.caching = caching and page is not None and len(groups) > 0
+        self._page = page
+        self._store = store if self.caching else None
         self._free = list(range(slots - 1, -1, -1))  # the lowest is taken first
         self._held: dict[int, _Held] = {}
         self._tree = PrefixTree()
@@ -146,6 +154,8 @@ class SlotMemory:
                 exit_code=EXIT_RUN,
             )
         need, match = self._need(positions), self._match(prompt, 0)
+        if prompt is not None and any(block == len(match.nodes) for block, _ in prompt.stored):
+            match = Match(match.nodes)  # the disk has more than a tail
         if not self._room_for(need, match):
             raise EngineError(
                 "no_free_pages",
@@ -161,7 +171,8 @@ class SlotMemory:
             self.counts.lookups += 1
             self.counts.tokens += len(prompt)
             self._adopt(slot, held, match)
-            self.counts.hits += match.tokens > 0
+            self._install(slot, held)
+            self.counts.hits += held.length > 0
         return slot
 
     def give(self, slot: int) -> None:
@@ -173,6 +184,35 @@ class SlotMemory:
             self._leave_blocks(slot, g, 0, self.tables.shape[2])
         self._free.append(slot)
         self._free.sort(reverse=True)
+
+    def fetch(self, prompt: Prompt | None) -> None:
+        """Reads what the disk has of a prompt and memory has not; for any thread, before :meth:`take`."""
+        if self._store is None or prompt is None or prompt.stored:
+            return
+        found: list[tuple[int, StoredBlock]] = []
+        names, most = prompt.names, MOST_FETCHED // sum(group.page_bytes for group in self.groups)
+        block = 0
+        for block in range(len(names)):
+            node = self._tree.get(names[block + 1]) if block + 1 < len(names) else None
+            if node is not None and None not in node.pages:
+                continue
+            stored = self._store.load(names[block], names[block + 1]) if block + 1 < len(names) else None
+            if stored is None or len(found) >= most:
+                break
+            found.append((block, stored))
+        shared = [
+            (self._tree.shared_tokens(prompt, block, stored.ids), i, stored)
+            for i, stored in enumerate(self._store.following(names[block], MOST_TAILS))
+        ]
+        tokens, _, tail = max(shared, default=(0, 0, None), key=lambda entry: entry[0])
+        if tail is not None and tokens >= SHORTEST_TAIL:
+            found.append((block, tail))
+        prompt.stored = tuple(found)
+
+    def close(self) -> None:
+        """Has everything written that is to be kept on disk."""
+        if self._store is not None:
+            self._store.close()
 
     # ---- the positions of a slot ---------------------------------------------------------
 
@@ -317,6 +357,24 @@ class SlotMemory:
         self.counts.reused += match.tokens - held.length
         held.length = match.tokens
 
+    def _install(self, slot: int, held: _Held) -> None:
+        """Writes what the disk had of a slot's prompt into pages of its own, from where it stands."""
+        prompt, page = held.prompt, self._page
+        if prompt is None or page is None:
+            return
+        for block, stored in prompt.stored:
+            tokens = self._tree.shared_tokens(prompt, block, stored.ids)
+            if held.length != block * PAGE or len(stored.pages) < len(self.groups) or tokens < SHORTEST_TAIL:
+                continue
+            length = block * PAGE + tokens
+            self.extend(slot, length)
+            for g, content in stored.pages.items():
+                np.copyto(page(g, int(self.tables[slot, g, block])), content)
+            held.reused += tokens
+            self.counts.reused += tokens
+            self.settle(slot, prompt.ids, length)
+        prompt.stored = ()
+
     def _exchange(self, slot: int, g: int, block: int, page: int) -> None:
         """Has a slot use ``page`` for a block, in place of what it may have there."""
         own = int(self.tables[slot, g, block])
@@ -328,9 +386,9 @@ class SlotMemory:
             self.pools[g].leave(own, keep=own in self._node_of[g])
 
     def _copy_tail(self, slot: int, g: int, block: int, tail: Node) -> None:
-        source, copy = tail.pages[g], self._copy_page
+        source, page = tail.pages[g], self._page
         assert source is not None
-        assert copy is not None
+        assert page is not None
         self.pools[g].share(source)  # so that it is not the page that is taken
         if self.tables[slot, g, block] == NO_PAGE:
             if self.pools[g].in_use == self.pools[g].pages:
@@ -338,7 +396,7 @@ class SlotMemory:
                 self.tables[slot, g, block] = source
                 return
             self.tables[slot, g, block] = self._take_page(g)
-        copy(g, source, int(self.tables[slot, g, block]))
+        np.copyto(page(g, int(self.tables[slot, g, block])), page(g, source))
         self.pools[g].leave(source, keep=True)
 
     def _take_page(self, g: int) -> int:
@@ -362,6 +420,7 @@ class SlotMemory:
         if node is None:
             node = Node(name, parent, ids.copy(), [None] * len(self.groups))
             self._tree.add(node)
+            self._save(slot, block, node)
         else:
             self._tree.touch(node)
         for g in range(len(self.pools)):
@@ -377,6 +436,15 @@ class SlotMemory:
         if all(page is None for page in node.pages):
             self._tree.remove(node)
         return name
+
+    def _save(self, slot: int, block: int, node: Node) -> None:
+        """Has a block of a slot kept on disk, if all its pages are there."""
+        row, page = self.tables[slot, :, block], self._page
+        if self._store is None or page is None or (row == NO_PAGE).any():
+            return
+        if not self._store.has(node.parent, node.name):
+            pages = {g: page(g, int(row[g])) for g in range(len(self.groups))}
+            self._store.save(node.parent, node.name, node.ids, pages)
 
     def _drop_beginnings(self, node: Node) -> None:
         """Broken blocks that a longer one now begins with need not be kept."""

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,7 @@ class Prompt:
     def __init__(self, ids: Ids | tuple[int, ...] | list[int], salt: str = "") -> None:
         self.ids: Ids = np.asarray(ids, np.int32)
         self.salt = salt
+        self.stored: tuple[tuple[int, Any], ...] = ()  # (block, what the disk has of it), ascending
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,12 +135,17 @@ class PrefixTree:
             found.append(node)
         return found
 
+    def shared_tokens(self, prompt: Prompt, blocks: int, ids: Ids) -> int:
+        """How many tokens a block of ``ids`` shares with what follows the first ``blocks`` blocks of a
+        prompt, its last token excepted."""
+        rest = prompt.ids[blocks * PAGE : min((blocks + 1) * PAGE, len(prompt) - 1)]
+        n = min(len(rest), len(ids))
+        differ = np.flatnonzero(rest[:n] != ids[:n])
+        return int(differ[0]) if len(differ) else n
+
     def tails(self, prompt: Prompt, blocks: int) -> Iterator[tuple[Node, int]]:
         """Nodes after the first ``blocks`` blocks that share a beginning with what follows them in the
         prompt, its last token excepted, and how many tokens they share; the most recent first."""
-        rest = prompt.ids[blocks * PAGE : min((blocks + 1) * PAGE, len(prompt) - 1)]
         siblings = list(self._after.get(prompt.names[blocks], {}).values())
         for node in reversed(siblings[-MOST_TAILS:]):
-            n = min(len(rest), len(node.ids))
-            differ = np.flatnonzero(rest[:n] != node.ids[:n])
-            yield node, int(differ[0]) if len(differ) else n
+            yield node, self.shared_tokens(prompt, blocks, node.ids)

@@ -190,7 +190,8 @@ def _move(executable: Executable, feed: _Feed, slot: int) -> None:
     whole, broken = divmod(feed.at, PAGE)
     for g in range(len(executable.page_groups)):
         if broken:
-            executable.copy_page(g, int(tables[feed.slot, g, whole]), int(tables[slot, g, whole]))
+            source, target = int(tables[feed.slot, g, whole]), int(tables[slot, g, whole])
+            np.copyto(executable.page(g, target), executable.page(g, source))
         tables[slot, g, :whole] = tables[feed.slot, g, :whole]
     executable.use_tables(tables)
     executable.resume(slot, feed.at)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from runtime.bundle.plan import PAGE
 from runtime.engine.memory import SlotMemory
 from runtime.engine.pages import NO_PAGE, PageGroup, PagePool, blocks_of, whole_slots
+from runtime.engine.pagestore import PageStore
 from runtime.engine.prefix import SHORTEST_TAIL, Prompt
 from runtime.errors import EngineError
 
@@ -32,22 +33,30 @@ class Sequence:
 class Model:
     """A memory whose pages hold the tokens of their positions, so that reading one tells whose it is."""
 
-    def __init__(self, slots: int, pages: int, windows: tuple[int, ...] = (0,), caching: bool = True) -> None:
+    def __init__(
+        self,
+        slots: int,
+        pages: int,
+        windows: tuple[int, ...] = (0,),
+        caching: bool = True,
+        store: PageStore | None = None,
+    ) -> None:
         groups = []
         for window in windows:
             held = min(BLOCKS, blocks_of(window + STEP) + 1) if window else BLOCKS
-            groups.append(PageGroup(window, held, min(pages, slots * held), 1024))
+            groups.append(PageGroup(window, held, min(pages, slots * held), 8 * PAGE))
         self.groups = groups
         self.held = [np.full((group.pages, PAGE), EMPTY, np.int64) for group in groups]
-        self.memory = SlotMemory(slots, groups, BLOCKS, self.copy, caching=caching)
+        self.memory = SlotMemory(slots, groups, BLOCKS, self.page, caching=caching, store=store)
         self.live: list[Sequence] = []
         self.computed = 0
 
-    def copy(self, group: int, source: int, target: int) -> None:
-        self.held[group][target] = self.held[group][source]
+    def page(self, group: int, page: int) -> np.ndarray:
+        return self.held[group][page].view(np.uint8)
 
     def begin(self, ids: np.ndarray, prompt: int, salt: str = "") -> Sequence | None:
         known = Prompt(ids[:prompt], salt)
+        self.memory.fetch(known)
         if not self.memory.fits(len(ids), known):
             with pytest.raises(EngineError):
                 self.memory.take(len(ids), known)

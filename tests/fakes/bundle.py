@@ -83,6 +83,7 @@ def resolved_plan(**changes: object) -> ResolvedPlan:
         "execution.kv_cache": "f32",
         "execution.kv_pages": None,
         "execution.prefix_cache": "memory",
+        "execution.prefix_cache_mb": 64,
         "speculation.kind": "none",
         "speculation.tokens": 8,
         "sampling.temperature": 0.0,
