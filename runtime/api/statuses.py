@@ -44,7 +44,7 @@ _FAULT = """
     engine_failed engine_failure engine_open_failed execution_failed file_error internal_error
     invalid_work kernel_crashed no_free_pages no_free_slot not_a_bundle not_permitted not_trusted not_writable
     no_temporary_files numeric_error plan_unreadable record_invalid records_damaged scheduler_integrity
-    scheduler_policy_broken scheduler_policy_invalid slot_leak threads_unavailable tokenizer_damaged
+    scheduler_policy_broken scheduler_policy_invalid slot_leak page_leak threads_unavailable tokenizer_damaged
     tool_library records_unreadable weights_changed weights_lost worker_failed
 """
 

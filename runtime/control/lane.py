@@ -145,7 +145,7 @@ class Lane:
         self.executions.pop(execution.id, None)
 
     def check(self) -> None:
-        """Integrity while idle: no slot of the scheduler or the engine is held by anybody."""
+        """Integrity while idle: no slot of the scheduler or the engine is held by anybody, nor any page."""
         self.scheduler.check()
         engine = self.bundle.engine
         held = max(engine.sequences, len(engine.memory.held))
@@ -155,4 +155,9 @@ class Lane:
                 f"{self.name} is idle, yet {held} of {engine.memory.slots} slots are held "
                 f"and {len(self.executions | self.active)} executions are open",
                 exit_code=EXIT_RUN,
+            )
+        in_use = sum(pool.in_use for pool in engine.memory.pools)
+        if complaints := [*([f"{in_use} pages are in use"] if in_use else []), *engine.memory.check()]:
+            raise EngineError(
+                "page_leak", f"{self.name} is idle, yet {'; '.join(complaints)}", exit_code=EXIT_RUN
             )

@@ -156,3 +156,15 @@ def test_many_short_sequences_live_where_few_long_ones_would(opened):
         fresh = record_by_header(cold, prompt, max_tokens=40)
         assert record["logits_digest"] == fresh["logits_digest"]
     assert client.get("/health").status_code == 200
+
+
+def test_a_page_that_is_not_given_back_is_found_once_idle(opened):
+    client = opened()
+    memory = client.app.state.service.plane.executor.lanes()[0].bundle.engine.memory
+    ask(client, SYSTEM)
+    assert client.get("/health").status_code == 200
+    memory.pools[0].take()
+    ask(client, SYSTEM)
+    health = client.get("/health")
+    assert health.status_code == 503
+    assert "1 pages are in use" in health.text
