@@ -36,4 +36,18 @@ static inline void pack_scales_of_6(const uint8_t *s, int64_t row, uint8_t (*low
         high[j][row] = (uint8_t)((s[j] >> 4 & 3) | (s[j] >> 6) << 2 | (s[j + 4] >> 4 & 3) << 4 | (s[j + 4] >> 6) << 6);
     }
 }
+
+/* Group g of a row's codes of two bits (64 bytes, a half of 128 codes in 32, code 32 i + l in bits 2i of byte
+ * l): bits 2i of its chunk, for the group's chunk i. */
+static inline void pack_two_bits(const uint8_t *codes, int32_t g, int64_t row, uint8_t *chunk)
+{
+    for (int32_t e = 0; e < 4; ++e) {
+        uint8_t byte = 0;
+        for (int32_t i = 0; i < 4; ++i) {
+            int32_t k = g * 16 + i * 4 + e;
+            byte |= (uint8_t)((codes[k / 128 * 32 + k % 32] >> 2 * (k % 128 / 32) & 3) << 2 * i);
+        }
+        chunk[row * 4 + e] = byte;
+    }
+}
 #endif

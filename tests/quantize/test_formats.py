@@ -114,7 +114,7 @@ def test_no_weight_is_further_than_its_blocks_step(name, size):
     size = format.limit if size == "limit" else size
     steps = {
         **{"q8_0": 127, "q6_k": 31, "q5_k": 15.5, "q5_1": 15.5, "q5_0": 15},
-        **{"q4_1": 7.5, "q4_0": 7, "q4_k": 7.5},
+        **{"q4_1": 7.5, "q4_0": 7, "q4_k": 7.5, "q3_k": 3.5, "q2_k": 1.5},
     }[name]
     x = (np.random.default_rng(5).uniform(-1, 1, (64, 512)) * size).astype(np.float32)
     x[0, 0] = size
@@ -177,6 +177,8 @@ def test_the_error_is_below_the_reference_encoders(name, weighted, draw):
         ("q4_1", 0.0694),
         ("q4_0", 0.0817),
         ("q4_k", 0.0703),
+        ("q3_k", 0.146),
+        ("q2_k", 0.263),
     ],
 )
 def test_the_error_on_gaussian_weights_stays_where_it_was_measured(name, bound):
