@@ -103,6 +103,8 @@ async def slots(request: Request) -> Response:
         held = {slot: (id, phase, tokens) for slot, id, phase, tokens in residents}
         for slot in range(limits.slots):
             id, phase, tokens = held.get(slot, (None, None, 0))
+            execution = None if id is None else lane.executions.get(id)
+            drafted, kept = (0, 0) if execution is None else execution.drafted
             found.append(
                 {
                     "id": slot,
@@ -113,6 +115,9 @@ async def slots(request: Request) -> Response:
                     "phase": phase and str(phase),
                     "n_past": tokens,
                     **lane.bundle.engine.memory.shown(slot),
+                    "speculative": lane.bundle.engine.draft_tokens > 0,
+                    "draft_n": drafted,
+                    "draft_n_accepted": kept,
                 }
             )
     return JSONResponse(found)

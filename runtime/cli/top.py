@@ -76,6 +76,8 @@ def look(url: str) -> dict[str, Any]:
                 "kv": samples.get(("engine_kv_cache_usage_perc", plan), 0.0),
                 "looked_up": samples.get(("engine_prefix_cache_queries_total", plan), 0.0),
                 "reused": samples.get(("engine_prefix_cache_hits_total", plan), 0.0),
+                "drafted": samples.get(("engine_spec_decode_num_draft_tokens_total", plan), 0.0),
+                "kept": samples.get(("engine_spec_decode_num_accepted_tokens_total", plan), 0.0),
             }
             for (name, plan), value in sorted(samples.items())
             if name == "engine_num_requests_running"
@@ -138,6 +140,8 @@ def view(state: dict[str, Any], url: str, width: int) -> str:
     looked_up = sum(plan["looked_up"] for plan in state["plans"])
     reused = sum(plan["reused"] for plan in state["plans"]) / looked_up if looked_up else 0.0
     cache = f"KV pages {kv:.0%} in use, {reused:.0%} of all prompt tokens reused"
+    if drafted := sum(plan["drafted"] for plan in state["plans"]):
+        cache += f", {sum(plan['kept'] for plan in state['plans']) / drafted:.0%} of drafts kept"
     live = [
         (
             run["execution_id"],

@@ -104,6 +104,8 @@ class Execution:
             "scheduler_policy": self.spec.policy,
             "prompt_tokens": len(self.spec.request.prompt_ids),
             "reused_tokens": self.reused_tokens,
+            "drafted_tokens": self.drafted[0],
+            "kept_tokens": self.drafted[1],
             "tokens_total": len(sequence.token_ids) if sequence is not None else 0,
             "created": self.created_unix_ns // 1_000_000_000,
             "age_seconds": (time.monotonic_ns() - self.created_ns) / 1e9,

@@ -34,9 +34,13 @@ UNKNOWN_ROW = 0.15
 
 
 class LookupIndex:
-    """What followed each run of tokens in one sequence. Linear in its tokens, each indexed once."""
+    """What followed each run of tokens in one sequence: each token is indexed once and forgotten once.
 
-    def __init__(self) -> None:
+    ``most``: positions behind the newest that are remembered, so a long text holds no more memory.
+    """
+
+    def __init__(self, most: int = MOST_INDEXED) -> None:
+        self._most = most
         self._after: tuple[dict[bytes, int], ...] = tuple({} for _ in MATCHES)
         self._indexed = 0
 
@@ -45,10 +49,11 @@ class LookupIndex:
         of :data:`MATCHES` found them; none where nothing matches."""
         n = len(ids)
         raw = ids.data.cast("B")
-        for at in range(max(self._indexed, n - MOST_INDEXED), n):
+        for at in range(max(self._indexed, n - self._most), n):
             for length, after in zip(MATCHES, self._after, strict=True):
                 if at >= length:
                     after[bytes(raw[4 * (at - length) : 4 * at])] = at
+        self._forget(raw, max(self._indexed - self._most, 0), n - self._most)
         self._indexed = n
         for which, (length, after) in enumerate(zip(MATCHES, self._after, strict=True)):
             if n < length or most < 1:
@@ -60,6 +65,18 @@ class LookupIndex:
                     found.append(found[len(found) - (n - at)])
                 return found, which
         return [], -1
+
+    def _forget(self, raw: memoryview, first: int, end: int) -> None:
+        """Leaves out the positions ``first`` … ``end`` - 1, where their runs have not come again."""
+        for at in range(first, end):
+            for length, after in zip(MATCHES, self._after, strict=True):
+                run = bytes(raw[4 * (at - length) : 4 * at]) if at >= length else b""
+                if after.get(run) == at:
+                    del after[run]
+
+    def __len__(self) -> int:
+        """Runs that are remembered."""
+        return sum(map(len, self._after))
 
 
 class StepTimes:

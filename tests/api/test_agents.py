@@ -187,7 +187,8 @@ def test_top_shows_what_runs_and_what_ended(live):
     state = json.loads(result.stdout)
     assert state["runs"]["data"][0]["execution_id"] == done
     plan = {"plan": "story", "running": 0.0, "waiting": 0.0, "generated": 24.0}
-    assert state["plans"] == [plan | {"kv": 0.0, "looked_up": 0.0, "reused": 0.0}]
+    memory = {"kv": 0.0, "looked_up": 0.0, "reused": 0.0, "drafted": 0.0, "kept": 0.0}
+    assert state["plans"] == [plan | memory]
     assert "KV pages 0% in use, 0% of all prompt tokens reused" in result_text
 
 

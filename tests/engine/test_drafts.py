@@ -161,12 +161,12 @@ def test_a_draft_that_is_no_number_fails_nobody(opened: Opener) -> None:
 # ---- the index -------------------------------------------------------------------------
 
 
-def plain_lookup(ids: list[int], most: int) -> list[int]:
+def plain_lookup(ids: list[int], most: int, window: int = 1 << 30) -> list[int]:
     """The same, by looking through everything."""
     for length in MATCHES:
         if len(ids) < length:
             continue
-        for at in range(len(ids) - 1, length - 1, -1):
+        for at in range(len(ids) - 1, max(length, len(ids) - window) - 1, -1):
             if ids[at - length : at] == ids[-length:]:
                 found = list(ids)
                 period = len(ids) - at
@@ -183,6 +183,45 @@ def test_the_index_finds_what_looking_through_everything_finds(ids: list[int], m
         found, which = index.propose(np.array(ids[:n], np.int32), most)
         assert found == (plain_lookup(ids[:n], most) if most else [])
         assert (which >= 0) == bool(found)
+
+
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=60),
+    st.lists(st.integers(1, 30), min_size=1, max_size=9),
+    st.integers(1, 20),
+)
+def test_what_lies_too_far_back_is_forgotten(ids: list[int], steps: list[int], window: int) -> None:
+    """Whatever comes between two questions, the index holds its window and nothing else."""
+    index, n = LookupIndex(window), 0
+    for step in steps:
+        n = min(n + step, len(ids))
+        found, _ = index.propose(np.array(ids[:n], np.int32), 4)
+        assert found == plain_lookup(ids[:n], 4, window)
+        assert len(index) <= len(MATCHES) * window
+
+
+def test_a_question_costs_what_is_new_not_what_there_is() -> None:
+    """Tables are asked and changed a fixed number of times a token, at any length."""
+    window = 64
+    index = LookupIndex(window)
+    asked: list[int] = []
+
+    class Table(dict[bytes, int]):
+        def get(self, *arguments):  # type: ignore[no-untyped-def]
+            asked[-1] += 1
+            return super().get(*arguments)
+
+        def __setitem__(self, run: bytes, at: int) -> None:
+            asked[-1] += 1
+            super().__setitem__(run, at)
+
+    index._after = tuple(Table() for _ in MATCHES)
+    ids = np.random.default_rng(4).integers(0, 50, 4000).astype(np.int32)
+    for n in range(1, len(ids)):
+        asked.append(0)
+        index.propose(ids[:n], 4)
+    assert max(asked) <= 3 * len(MATCHES)
+    assert len(index) <= len(MATCHES) * window
 
 
 # ---- the rule ---------------------------------------------------------------------------
