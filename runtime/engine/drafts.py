@@ -32,6 +32,20 @@ ALLOWANCE = 0.02
 #: What a row is taken to add to a step while that has not been measured.
 UNKNOWN_ROW = 0.15
 
+#: Steps after which what more rows take is half forgotten: it costs time, so not every step does it.
+FORGETTING = 64
+
+#: The bits of a run of each length.
+_MASKS = tuple((1 << 32 * length) - 1 for length in MATCHES)
+
+
+def _run_before(ids: Ids, at: int) -> int:
+    """The tokens before a position as one number, as many as the longest match has."""
+    run = 0
+    for token in ids[max(at - MATCHES[0], 0) : at].tolist():
+        run = run << 32 | token
+    return run
+
 
 class LookupIndex:
     """What followed each run of tokens in one sequence: each token is indexed once and forgotten once.
@@ -41,38 +55,43 @@ class LookupIndex:
 
     def __init__(self, most: int = MOST_INDEXED) -> None:
         self._most = most
-        self._after: tuple[dict[bytes, int], ...] = tuple({} for _ in MATCHES)
+        self._after: tuple[dict[int, int], ...] = tuple({} for _ in MATCHES)
         self._indexed = 0
+        self._run = 0  # the tokens before it, 32 bits each: all runs that end there are its low bits
 
     def propose(self, ids: Ids, most: int) -> tuple[list[int], int]:
         """Up to ``most`` tokens that may follow ``ids`` (int32, whole sequence, contiguous), and which
         of :data:`MATCHES` found them; none where nothing matches."""
         n = len(ids)
-        raw = ids.data.cast("B")
-        for at in range(max(self._indexed, n - self._most), n):
-            for length, after in zip(MATCHES, self._after, strict=True):
-                if at >= length:
-                    after[bytes(raw[4 * (at - length) : 4 * at])] = at
-        self._forget(raw, max(self._indexed - self._most, 0), n - self._most)
-        self._indexed = n
-        for which, (length, after) in enumerate(zip(MATCHES, self._after, strict=True)):
+        self._index(ids, n)
+        for which, (length, mask, after) in enumerate(zip(MATCHES, _MASKS, self._after, strict=True)):
             if n < length or most < 1:
                 continue
-            at = after.get(bytes(raw[4 * (n - length) : 4 * n]), -1)
+            at = after.get(self._run & mask, -1)
             if at >= 0:
-                found = ids[at : at + most].tolist()
+                found: list[int] = ids[at : at + most].tolist()
                 while len(found) < most:  # it repeats itself: on from what is drafted
                     found.append(found[len(found) - (n - at)])
                 return found, which
         return [], -1
 
-    def _forget(self, raw: memoryview, first: int, end: int) -> None:
-        """Leaves out the positions ``first`` … ``end`` - 1, where their runs have not come again."""
-        for at in range(first, end):
-            for length, after in zip(MATCHES, self._after, strict=True):
-                run = bytes(raw[4 * (at - length) : 4 * at]) if at >= length else b""
-                if after.get(run) == at:
-                    del after[run]
+    def _index(self, ids: Ids, n: int) -> None:
+        """Takes in the tokens that have come since, and leaves out those that are too far back now."""
+        first, indexed = n - self._most, self._indexed
+        if first > indexed:
+            self._run = _run_before(ids, first)
+        run = self._run
+        for at, token in enumerate(ids[max(indexed, first) : n].tolist(), max(indexed, first)):
+            for length, mask, after in zip(MATCHES, _MASKS, self._after, strict=True):
+                if at >= length:
+                    after[run & mask] = at
+            run = (run << 32 | token) & _MASKS[0]
+        self._run, self._indexed = run, n
+        for at in range(max(indexed - self._most, 0), first):
+            run = _run_before(ids, at)
+            for mask, after in zip(_MASKS, self._after, strict=True):
+                if after.get(run & mask) == at:  # else it has come again since
+                    del after[run & mask]
 
     def __len__(self) -> int:
         """Runs that are remembered."""
@@ -89,17 +108,22 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._ns: dict[int, float] = {}
+        self._noted = 0
 
     def note(self, rows: int, ns: int) -> None:
         """A step of ``rows`` rows has taken ``ns``."""
         old = self._expected(rows)
         if old is None:
             self._ns[rows] = float(ns)
+        elif ns <= old:
+            self._ns[rows] = old + (ns - old) / 2
+        else:
+            self._ns[rows] = old + (min(float(ns), self.most(rows) or 2 * old) - old) / 8
+        self._noted += 1
+        if self._noted % FORGETTING:
             return
-        new = min(float(ns), self.most(rows) or 2 * old)
-        self._ns[rows] = old + (new - old) / (8 if new > old else 2)
         for other in [n for n in self._ns if n > rows]:
-            self._ns[other] += (self._guess(rows, other) - self._ns[other]) / 128
+            self._ns[other] += (self._guess(rows, other) - self._ns[other]) / 2
 
     def nanoseconds(self, rows: int) -> float | None:
         """What a step of ``rows`` rows takes; None where there was none yet."""
@@ -152,8 +176,9 @@ class Drafts:
         for k in range(1, len(guess) + 1):
             power *= rate
             tokens += power
-            gain = tokens / times.ratio(rows, k)
-            if gain > best_gain and self._affordable(rows, k, times):
+            ratio = times.ratio(rows, k)
+            gain = tokens / ratio
+            if gain > best_gain and self._affordable(rows, ratio, times):
                 best, best_gain = k, gain
         if best == 0:  # what was learned is forgotten slowly: texts change
             self._kept[which] += (0.6 * self._tried[which] - self._kept[which]) / 64
@@ -176,9 +201,9 @@ class Drafts:
         spent_ns = min(float(ns), plain_ns * rows / (rows - drafted)) - plain_ns
         self._account_ns += kept * plain_ns - spent_ns
 
-    def _affordable(self, rows: int, k: int, times: StepTimes) -> bool:
+    def _affordable(self, rows: int, ratio: float, times: StepTimes) -> bool:
         base = times.nanoseconds(rows)
         if base is None:
             return False
-        cost = base * (times.ratio(rows, k) - 1.0)
+        cost = base * (ratio - 1.0)
         return self._account_ns - cost >= -ALLOWANCE * self._decoding_ns
