@@ -21,6 +21,7 @@ BACKEND = derive(
         "simd/panel_float.c",
         "simd/blocks_avx2.c",
         "simd/groups_avx2.c",
+        "simd/wide_avx2.c",
         *panel_sources("avx2"),
     ),
     replace=(*panel_rows("avx2"), *shared_rows("simd")),

@@ -17,6 +17,8 @@ Layer i of n has *more bits* if ``i < n//8``, ``i >= 7n//8`` or ``(i - n//8) % 3
 attn_qkv, i and n count the layers that have one. Models with exactly eight experts get q8_0 for attn_v,
 attn_qkv and attn_k in every quantized recipe, and in q4_k_m q5_k for attn_output.
 
+``iq4_nl`` gives every matrix that type, but the output (or the tied token embedding) q6_k.
+
 In every recipe, vectors, norms, biases, routers (``ffn_gate_inp``), position embeddings and short
 convolutions stay f32. A row that is not a whole number of blocks falls back: q4_k and q5_k to q5_1, q6_k to
 q8_0 (by measured error, ``docs/quality.md``), and where rows are not a multiple of 32, to f16. What the
@@ -259,6 +261,9 @@ class _Mix:
             return recipe, recipe
         if self.eight_experts and (_is_value(name) or "attn_k.weight" in name):
             return "q8_0", f"{recipe}: attention keys and values of 8 experts"
+        if recipe == "iq4_nl":
+            last = "token_embd.weight" if self.tied else "output.weight"
+            return ("q6_k", f"{recipe}: output") if name == last else (recipe, recipe)
         if recipe != "q4_k_m":
             return recipe, recipe
         if name == "output.weight":

@@ -51,6 +51,7 @@ V512 __m512 v512_fmadd_ps(__m512 x, __m512 y, __m512 z)
     }
 V512_INTEGER(unpacklo_epi8, _mm256_unpacklo_epi8)
 V512_INTEGER(unpackhi_epi8, _mm256_unpackhi_epi8)
+V512_INTEGER(shuffle_epi8, _mm256_shuffle_epi8)
 V512_INTEGER(maddubs_epi16, _mm256_maddubs_epi16)
 V512_INTEGER(mullo_epi16, _mm256_mullo_epi16)
 V512_INTEGER(mullo_epi32, _mm256_mullo_epi32)
@@ -188,6 +189,7 @@ V512 __m256 v512_lower_half(__m512 x) { return (v512){.f = x}.yf[0]; }
 #define _mm512_div_ps v512_div_ps
 #define _mm512_max_ps v512_max_ps
 #define _mm512_fmadd_ps v512_fmadd_ps
+#define _mm512_shuffle_epi8 v512_shuffle_epi8
 #define _mm512_unpacklo_epi8 v512_unpacklo_epi8
 #define _mm512_unpackhi_epi8 v512_unpackhi_epi8
 #define _mm512_maddubs_epi16 v512_maddubs_epi16

@@ -13,7 +13,7 @@ from runtime.errors import EXIT_PLAN, EngineError
 
 Kind = Literal["integer", "number", "string", "boolean", "overrides", "texts"]
 
-RECIPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_k_m", "q4_0", "source")
+RECIPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_k_m", "q4_0", "iq4_nl", "source")
 KV_TYPES = ("f32", "f16", "q8_0")
 PREFIX_CACHES = ("off", "memory", "disk")
 SPECULATIONS = ("none", "lookup")

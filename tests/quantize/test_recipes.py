@@ -148,12 +148,12 @@ def test_recipe_source_takes_what_kernels_exist_for():
     tensors = layers(1, type="q4_k")
     assert types(describe(tensors), "source")["blk.0.attn_q.weight"] == "q4_k"
     tensors["blk.0.attn_v.weight"] = ((64, 256), "iq2_xs")
-    tensors["blk.0.attn_k.weight"] = ((64, 320), "iq4_nl")
+    tensors["blk.0.attn_k.weight"] = ((64, 320), "nvfp4")
     with pytest.raises(EngineError) as caught:
         types(describe(tensors), "source")
     assert caught.value.code == "requantization_refused"
     assert "1 in iq2_xs (q4_k in its place)" in caught.value.message
-    assert "1 in iq4_nl (q5_1 in its place)" in caught.value.message
+    assert "1 in nvfp4 (q5_1 in its place)" in caught.value.message
     assert "--requantize" in (caught.value.hint or "")
     mended = types(describe(tensors), "source", requantize=True)
     assert mended["blk.0.attn_v.weight"] == "q4_k"
@@ -170,6 +170,23 @@ def test_types_in_blocks_of_32_keep_their_bytes(kind):
 
 def test_recipe_q4_0_gives_every_matrix_that_type():
     assert set(types(describe(layers(1, k=96), block_count=1), "q4_0").values()) == {"q4_0", "f32"}
+
+
+def test_what_a_file_holds_as_iq4_nl_keeps_its_bytes():
+    model = describe(layers(1, k=96, type="iq4_nl"), block_count=1)
+    decided = {t.name: t for t in assign_types(model, Quantization("source"))}["blk.0.attn_q.weight"]
+    assert decided.type == "iq4_nl"
+    assert decided.reason.endswith("bytes of the file")
+
+
+def test_recipe_iq4_nl_spares_the_output():
+    tensors = layers(1)
+    del tensors["output.weight"]
+    tied = types(describe(tensors, block_count=1), "iq4_nl")
+    assert (tied["blk.0.attn_q.weight"], tied["token_embd.weight"]) == ("iq4_nl", "q6_k")
+    tensors["output.weight"] = ((64, 256), "f32")
+    own = types(describe(tensors, block_count=1), "iq4_nl")
+    assert (own["token_embd.weight"], own["output.weight"]) == ("iq4_nl", "q6_k")
 
 
 def test_q4_0_needs_no_leave_to_become_what_holds_its_values():

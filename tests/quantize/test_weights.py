@@ -74,7 +74,7 @@ def test_panels_hold_the_encoders_blocks(tmp_path: Path, piece_weights, format, 
                 blocks_of(data, tensor, matrix, FORMATS[format].encode_rows(x[matrix]))
 
 
-@pytest.mark.parametrize("format", ["q8_0", "q6_k", "q5_0", "q4_k"])
+@pytest.mark.parametrize("format", ["q8_0", "q6_k", "q5_0", "q4_k", "iq4_nl"])
 def test_a_tensor_of_the_wanted_type_keeps_its_bytes(tmp_path: Path, format):
     raw = RNG.integers(0, 256, (35, FORMATS[format].row_bytes(512)), dtype=np.uint8)
     model = read_model(write_gguf(tmp_path / "m.gguf", {"a": (raw, format)}))
@@ -179,7 +179,10 @@ def test_the_key_follows_everything_the_bytes_follow(tmp_path: Path):
 
 
 def test_a_requantized_tensor_goes_through_its_decoded_weights(tmp_path: Path):
-    raw = {name: FORMATS[name].encode_rows(gaussian(16, 512)) for name in ("q8_0", "q6_k", "q5_0", "q4_k")}
+    raw = {
+        name: FORMATS[name].encode_rows(gaussian(16, 512))
+        for name in ("q8_0", "q6_k", "q5_0", "q4_k", "iq4_nl")
+    }
     old = gguf.quants.quantize(gaussian(16, 512), gguf.GGMLQuantizationType.Q4_1)
     model = read_model(
         write_gguf(
