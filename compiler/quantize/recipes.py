@@ -1,21 +1,27 @@
 """Recipes: which type each tensor of a model gets, decided once and readable afterwards.
 
 A recipe is a table from a tensor's role to a block format. ``f32``, ``f16``, ``bf16``, ``q8_0``,
-``q6_k`` and ``q4_0`` give every matrix that type. ``q4_k_m`` follows llama.cpp's published mix:
+``q6_k`` and ``q4_0`` give every matrix that type. The mixes of k-quants follow llama.cpp's published
+ones; in all of them output, or the tied token embedding, is q6_k. What else departs from their type:
 
-=====================================  ==================================================
-matrix                                 type
-=====================================  ==================================================
-output, or the tied token embedding    q6_k
-token embedding beside an output       q4_k
-attn_v, attn_qkv, ffn_down             q6_k in the layers with more bits, else q4_k
-attn_v of an 80-layer llama or qwen2   q5_k in the other layers
-all other matrices                     q4_k
-=====================================  ==================================================
+=========  =====  ================================  ================================  ============
+recipe     type   attn_v, attn_qkv                  ffn_down                          attn_output
+=========  =====  ================================  ================================  ============
+q2_k       q2_k   q4_k of 4 heads a key, else q3_k  q3_k                              q3_k
+q3_k_s     q3_k
+q3_k_m     q3_k   q5_k in the first two, else q4_k  q5_k in the first 16th, else q4_k q4_k
+q3_k_l     q3_k   q5_k                              q5_k                              q5_k
+q4_k_s     q4_k   q5_k in the first four            q5_k in the first eighth
+q4_k_m     q4_k   q6_k with more bits               q6_k with more bits
+q5_k_s     q5_k
+q5_k_m     q5_k   q6_k with more bits               q6_k with more bits
+=========  =====  ================================  ================================  ============
+
+In 80-layer models of llama or qwen2, attn_v is q5_k where it would be q3_k or q4_k.
 
 Layer i of n has *more bits* if ``i < n//8``, ``i >= 7n//8`` or ``(i - n//8) % 3 == 2``. For attn_v and
 attn_qkv, i and n count the layers that have one. Models with exactly eight experts get q8_0 for attn_v,
-attn_qkv and attn_k in every quantized recipe, and in q4_k_m q5_k for attn_output.
+attn_qkv and attn_k in every quantized recipe, and q5_k for attn_output in the mixes up to q4_k_m but q3_k_l.
 
 ``iq4_nl`` gives every matrix that type, but the output (or the tied token embedding) q6_k.
 
@@ -55,6 +61,20 @@ SOURCE_SUBSTITUTES: Mapping[str, str] = MappingProxyType({"q8_1": "q8_0"})
 #: Types, and the format whose blocks hold their very values.
 EXACT: Mapping[str, str] = MappingProxyType(
     {held: name for name, format in FORMATS.items() for held in format.exact}
+)
+
+#: Mixes of k-quants, and the type of every matrix that they name no other for.
+K_MIXES: Mapping[str, str] = MappingProxyType(
+    {
+        "q2_k": "q2_k",
+        "q3_k_s": "q3_k",
+        "q3_k_m": "q3_k",
+        "q3_k_l": "q3_k",
+        "q4_k_s": "q4_k",
+        "q4_k_m": "q4_k",
+        "q5_k_s": "q5_k",
+        "q5_k_m": "q5_k",
+    }
 )
 
 _KEPT_PARTS = (
@@ -247,7 +267,10 @@ class _Mix:
         self.layers = _integer(model.get("block_count", 0))
         value_layers = {_layer(name) for name in model.tensors if _is_value(name)}
         self.value_order = {layer: i for i, layer in enumerate(sorted(value_layers))}
-        grouped = model.get("attention.head_count") != model.get("attention.head_count_kv")
+        heads, kv_heads = (model.get(f"attention.head_count{kv}") for kv in ("", "_kv"))
+        grouped = heads != kv_heads
+        #: Heads that share a head of keys and values, where that is one number for all layers.
+        self.heads_a_key = _integer(heads) // max(1, _integer(kv_heads) or _integer(heads))
         self.is_70b = self.layers == 80 and (
             model.architecture == "qwen2" or (model.architecture == "llama" and grouped)
         )
@@ -264,27 +287,61 @@ class _Mix:
         if recipe == "iq4_nl":
             last = "token_embd.weight" if self.tied else "output.weight"
             return ("q6_k", f"{recipe}: output") if name == last else (recipe, recipe)
-        if recipe != "q4_k_m":
+        base = K_MIXES.get(recipe)
+        if base is None:
             return recipe, recipe
         if name == "output.weight":
-            return "q6_k", "q4_k_m: output"
+            return "q6_k", f"{recipe}: output"
         if name == "token_embd.weight":
-            return (
-                ("q6_k", "q4_k_m: embedding tied to the output")
-                if self.tied
-                else ("q4_k", "q4_k_m: embedding")
-            )
+            tied = ("q6_k", f"{recipe}: embedding tied to the output")
+            return tied if self.tied else (base, f"{recipe}: embedding")
+        return self._exception(name) or (base, recipe)
+
+    def _exception(self, name: str) -> tuple[str, str] | None:
+        """Type and reason of a matrix that a mix of k-quants gives another type than its own."""
         if _is_value(name):
-            if more_bits(self.value_order[_layer(name)], len(self.value_order)):
-                return "q6_k", "q4_k_m: values in a layer with more bits"
-            if self.is_70b:
-                return "q5_k", "q4_k_m: values of a 70B model"
-        elif "ffn_down" in name:
-            if more_bits(_layer(name), self.layers):
-                return "q6_k", "q4_k_m: ffn_down in a layer with more bits"
-        elif self.eight_experts and "attn_output.weight" in name:
-            return "q5_k", "q4_k_m: attention output of 8 experts"
-        return "q4_k", "q4_k_m"
+            return self._of_values(self.value_order[_layer(name)])
+        if "ffn_down" in name:
+            return self._of_ffn_down(_layer(name))
+        if "attn_output.weight" not in name:
+            return None
+        if self.eight_experts and self.recipe in ("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m"):
+            return "q5_k", f"{self.recipe}: attention output of 8 experts"
+        kind = {"q2_k": "q3_k", "q3_k_m": "q4_k", "q3_k_l": "q5_k"}.get(self.recipe)
+        return None if kind is None else (kind, f"{self.recipe}: attention output")
+
+    def _of_values(self, order: int) -> tuple[str, str] | None:
+        """Of attn_v and attn_qkv, the ``order``-th of their kind."""
+        recipe, why = self.recipe, "values"
+        kind: str | None = None
+        if recipe in ("q4_k_m", "q5_k_m") and more_bits(order, len(self.value_order)):
+            kind, why = "q6_k", "values in a layer with more bits"
+        elif recipe == "q2_k":
+            kind = "q4_k" if self.heads_a_key >= 4 else "q3_k"
+        elif recipe == "q3_k_m":
+            kind = "q5_k" if order < 2 else "q4_k"
+        elif recipe == "q3_k_l":
+            kind = "q5_k"
+        elif recipe == "q4_k_s" and order < 4:
+            kind, why = "q5_k", "values of the first four layers"
+        if self.is_70b and (kind or K_MIXES[recipe]) in ("q3_k", "q4_k"):
+            kind, why = "q5_k", "values of a 70B model"
+        return None if kind is None else (kind, f"{recipe}: {why}")
+
+    def _of_ffn_down(self, layer: int) -> tuple[str, str] | None:
+        recipe, why = self.recipe, "ffn_down"
+        kind: str | None = None
+        if recipe in ("q4_k_m", "q5_k_m") and more_bits(layer, self.layers):
+            kind, why = "q6_k", "ffn_down in a layer with more bits"
+        elif recipe == "q2_k":
+            kind = "q3_k"
+        elif recipe == "q3_k_m":
+            kind = "q5_k" if layer < self.layers // 16 else "q4_k"
+        elif recipe == "q3_k_l":
+            kind = "q5_k"
+        elif recipe == "q4_k_s" and layer < self.layers // 8:
+            kind, why = "q5_k", "ffn_down in the first eighth"
+        return None if kind is None else (kind, f"{recipe}: {why}")
 
 
 def _fall_back(wanted: str, k: int, reason: str, held: str = "") -> tuple[str, str]:

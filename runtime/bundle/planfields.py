@@ -13,7 +13,10 @@ from runtime.errors import EXIT_PLAN, EngineError
 
 Kind = Literal["integer", "number", "string", "boolean", "overrides", "texts"]
 
-RECIPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_k_m", "q4_0", "iq4_nl", "source")
+RECIPES = (
+    *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q4_0", "iq4_nl"),
+    *("q3_k_l", "q3_k_m", "q3_k_s", "q2_k", "source"),
+)
 KV_TYPES = ("f32", "f16", "q8_0")
 PREFIX_CACHES = ("off", "memory", "disk")
 SPECULATIONS = ("none", "lookup")

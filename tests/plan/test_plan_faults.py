@@ -125,7 +125,7 @@ def test_what_is_no_plan_at_all_is_refused(document: Any, tmp_path: Path) -> Non
         ("quantization", None),
         ("quantization", ["q8_0"]),
         ("quantization.overrides", [{"tensors": 'a"b', "type": "q8_0"}]),
-        ("quantization.overrides", [{"tensors": "*", "type": "q3_k"}]),
+        ("quantization.overrides", [{"tensors": "*", "type": "q9_k"}]),
         ("quantization.overrides", [{"tensors": "*"}]),
         ("quantization.overrides", [{"tensors": "x", "type": "f16"}] * 257),
         ("limits.max_tokens", 0),

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from quantize_models import describe, layers, read_description
 
+from compiler.model.reader import read_model
 from compiler.quantize.recipes import assign_types, more_bits
 from runtime.bundle.plan import Quantization, TypeOverride
 from runtime.errors import EngineError
+from tests.tiny_models import write_llama
 
 LLAMA = {"block_count": 16, "attention.head_count": 32, "attention.head_count_kv": 8}
 
@@ -121,7 +123,7 @@ def test_an_override_of_norms_alone_is_refused():
 
 def test_unknown_names_are_refused_with_what_is_allowed():
     with pytest.raises(EngineError) as caught:
-        types(describe(layers(1)), "q3_k_s")
+        types(describe(layers(1)), "q3_k_xs")
     assert caught.value.code == "unknown_recipe"
     assert "q4_k_m" in (caught.value.allowed or "")
     with pytest.raises(EngineError) as caught:
@@ -214,3 +216,28 @@ def test_files_of_llama_quantize_keep_every_byte_under_the_same_recipe(shared_da
     for tensor in assign_types(model, Quantization(recipe)):
         assert tensor.type == tensor.source_type, tensor
         assert tensor.reason.endswith("bytes of the file")
+
+
+#: What llama.cpp's quantizer gave (llama-cpp-python 0.3.36) the matrices that depart from a mix's own type,
+#: in a llama of 18 layers with 4 heads over 2: attn_v, ffn_down, attn_output, by layer.
+MIXES = {
+    "q2_k": ("3" * 18, "3" * 18, "3" * 18),
+    "q3_k_s": ("3" * 18, "3" * 18, "3" * 18),
+    "q3_k_m": ("55" + "4" * 16, "5" + "4" * 17, "4" * 18),
+    "q3_k_l": ("5" * 18, "5" * 18, "5" * 18),
+    "q4_k_s": ("5555" + "4" * 14, "55" + "4" * 16, "4" * 18),
+    "q4_k_m": ("66" + "446" * 4 + "4666", "66" + "446" * 4 + "4666", "4" * 18),
+    "q5_k_s": ("5" * 18, "5" * 18, "5" * 18),
+    "q5_k_m": ("66" + "556" * 4 + "5666", "66" + "556" * 4 + "5666", "5" * 18),
+}
+
+
+@pytest.mark.parametrize("recipe", MIXES)
+def test_mixes_of_k_quants_are_the_published_ones(tmp_path: Path, recipe: str) -> None:
+    model = read_model(write_llama(tmp_path / "m.gguf", layers=18))
+    found = {t.name: t.type for t in assign_types(model, Quantization(recipe, (), False))}
+    for role, types in zip(("attn_v", "ffn_down", "attn_output"), MIXES[recipe], strict=True):
+        assert [found[f"blk.{i}.{role}.weight"] for i in range(18)] == [f"q{n}_k" for n in types], role
+    base = f"q{recipe[1]}_k"
+    assert {found[f"blk.{i}.{role}.weight"] for i in range(18) for role in ("attn_q", "ffn_up")} == {base}
+    assert found["token_embd.weight"] == "q6_k"  # tied to the output
