@@ -99,8 +99,10 @@ class FakeTemplate:
         *,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> FakePrompt:
-        text = "".join(f"<{m['role']}>{m['content']}\n" for m in messages)
+        text = "".join(f"[{name}={value}]" for name, value in (variables or {}).items())
+        text += "".join(f"<{m['role']}>{m['content']}\n" for m in messages)
         goes_on = continues([*map(dict, messages)], add_generation_prompt, continue_final_message)
         text = text[:-1] if goes_on else text
         text += "<assistant>" if not goes_on and add_generation_prompt is not False else ""

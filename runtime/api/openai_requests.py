@@ -14,7 +14,7 @@ from runtime.bundle.plan import ResolvedPlan
 from runtime.control.requests import Prompt, make_spec
 from runtime.control.types import ChatPromptLike, RunSpec, ServedBundle
 from runtime.engine.request import MAX_BIAS, Wishes
-from runtime.errors import EngineError
+from runtime.errors import EXIT_RUN, EngineError
 
 #: Executions of one request.
 MAX_CHOICES = 128
@@ -30,6 +30,12 @@ _SAMPLING = (
 _NAMES = {f"limits.{name}": name for name in ("max_tokens", "min_tokens")} | {
     f"sampling.{name}": name for name in _SAMPLING
 }
+
+#: What the engine gives a chat template itself.
+RESERVED = frozenset(
+    {"messages", "tools", "documents", "bos_token", "eos_token", "add_generation_prompt"}
+    | {"strftime_now", "raise_exception"}
+)
 
 
 def find_bundle(service: Service, model: str) -> ServedBundle:
@@ -149,7 +155,7 @@ class _Asked:
             spec = make_spec(
                 self.bundle,
                 plan.with_overrides(sampling={"seed": (seed + choice) % 2**63}) if choice else plan,
-                Prompt(prompt, ids, parse_special=kind == "completion"),
+                Prompt(prompt, ids, kind == "completion", self.body.get("chat_template_kwargs")),
                 self.wishes,
                 explicit_max_tokens=self.max_tokens not in (None, -1),
                 kind=kind,
@@ -191,7 +197,24 @@ def rendered(bundle: ServedBundle, body: Mapping[str, Any]) -> ChatPromptLike:
         messages_of(body),
         add_generation_prompt=body.get("add_generation_prompt"),
         continue_final_message=body.get("continue_final_message"),
+        variables=template_kwargs_of(body),
     )
+
+
+def template_kwargs_of(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """``chat_template_kwargs``, as vLLM and llama-server have it: variables of the template, such as
+    ``enable_thinking``. Raises ``invalid_request`` for a name that the engine gives the template itself."""
+    given: Mapping[str, Any] | None = body.get("chat_template_kwargs")
+    for name in given or {}:
+        if name in RESERVED:
+            raise EngineError(
+                "invalid_request",
+                f"{name!r} is what the engine gives the template itself",
+                path=f"chat_template_kwargs.{name}",
+                hint="use the request's own field of that name, where it has one",
+                exit_code=EXIT_RUN,
+            )
+    return given
 
 
 def messages_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:

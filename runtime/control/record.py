@@ -171,6 +171,7 @@ def build_record(identity: Identity, spec: RunSpec, result: Result) -> dict[str,
         "sampling": _group(values, "sampling"),
         "limits": _group(values, "limits"),
         **spec.request.to_json(),
+        **({"chat_template_kwargs": dict(spec.template_kwargs)} if spec.template_kwargs else {}),
         "prompt_tokens": len(ids),
         "prompt": prompt,
         "prompt_sha256": None if prompt is None else sha256_hex(prompt.encode()),
@@ -208,6 +209,9 @@ def reduce_content(record: Mapping[str, Any], content: Content) -> dict[str, Any
             kept.setdefault(f"{key}_sha256", sha256_hex(value.encode()))
             if content != "text":
                 kept[key] = None
+    if content == "hashes" and kept.get("chat_template_kwargs") is not None:
+        said = canonical_json(kept["chat_template_kwargs"])
+        kept |= {"chat_template_kwargs": None, "chat_template_kwargs_sha256": sha256_hex(said)}
     for key in ("prompt_ids", "token_ids"):
         ids = kept.get(key)
         if isinstance(ids, Sequence):

@@ -148,11 +148,13 @@ def overridden(
 @dataclass(frozen=True)
 class Prompt:
     """What is to be answered or continued: a text to tokenize, or ids (then ``text`` is what they
-    stand for, where that is known). ``parse_special``: control tokens in the text are tokens."""
+    stand for, where that is known). ``parse_special``: control tokens in the text are tokens.
+    ``template_kwargs``: what the chat template that wrote it was given beside the messages."""
 
     text: str | None
     ids: Sequence[int] | None = None
     parse_special: bool = False
+    template_kwargs: Mapping[str, Any] | None = None
 
     def tokenized(self, bundle: ServedBundle) -> tuple[int, ...]:
         """The ids; raises ``prompt_empty``, ``prompt_too_long``, ``token_out_of_range``, ``text_invalid``."""
@@ -209,7 +211,9 @@ def make_spec(
         extra.append(f"limits.max_tokens is {room}: what the context leaves after the prompt")
         plan = plan.with_overrides({"max_tokens": room})
     request = Request.of_plan(plan, ids, wishes)
-    return RunSpec(bundle.info.name, request, plan, prompt.text, kind, tuple(extra))
+    return RunSpec(
+        bundle.info.name, request, plan, prompt.text, kind, tuple(extra), prompt.template_kwargs
+    )
 
 
 def request_path(path: str | None) -> str | None:

@@ -67,8 +67,10 @@ class ChatTemplateLike(Protocol):
         *,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> ChatPromptLike:
-        """With neither switch given, an assistant's message at the end is continued.
+        """With neither switch given, an assistant's message at the end is continued. ``variables``: what
+        the template is given beside the messages.
         Errors: ``invalid_messages``, ``chat_template_…``."""
 
 
@@ -133,7 +135,7 @@ class RunSpec:
     sampling and policy in it, from which those of ``request`` follow.
     ``prompt`` is the text as it was tokenized (None if the client sent token ids);
     ``notes`` say what of the request could not be kept. ``kind``: ``run``, ``chat``,
-    ``completion``.
+    ``completion``. ``template_kwargs``: what a chat template was given beside the messages.
     """
 
     bundle: str
@@ -142,6 +144,7 @@ class RunSpec:
     prompt: str | None = None
     kind: str = "run"
     notes: tuple[str, ...] = ()
+    template_kwargs: Mapping[str, Any] | None = None
 
     @property
     def policy(self) -> str:

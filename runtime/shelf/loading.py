@@ -32,12 +32,14 @@ class BundleTemplate:
         *,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> ChatPrompt:
         return chat_prompt(
             self._tokenizer,
             [dict(m) for m in messages],
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            variables=variables,
         )
 
 

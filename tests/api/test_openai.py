@@ -356,3 +356,28 @@ def test_leaving_before_a_whole_reply_cancels_it(build, serve, records):
     assert execution.settled.wait(5)
     assert engine.free_slots == engine.limits.slots
     assert records.list()[0]["stop_reason"] == "cancelled"
+
+
+def test_a_chat_template_is_given_variables_and_the_record_has_them(ai, live):
+    plain = ai.chat.completions.create(model="story", messages=MESSAGES, max_tokens=6)
+    said = {"enable_thinking": False, "tone": "dry"}
+    reply = ai.chat.completions.create(
+        model="story", messages=MESSAGES, max_tokens=6, extra_body={"chat_template_kwargs": said}
+    )
+    assert reply.choices[0].message.content == expected_text(f"[enable_thinking=False][tone=dry]{PROMPT}", 6)
+    assert reply.choices[0].message.content != plain.choices[0].message.content
+    record = httpx.get(f"{live.url}/v1/runs/{reply.model_extra['execution_id']}").json()
+    assert record["chat_template_kwargs"] == said
+    shown = httpx.post(
+        f"{live.url}/apply-template", json={"messages": MESSAGES, "chat_template_kwargs": {"a": 1}}
+    )
+    assert shown.json()["prompt"] == f"[a=1]{PROMPT}"
+
+
+@pytest.mark.parametrize("name", ["messages", "bos_token", "not a name", "x" * 65])
+def test_what_the_template_has_already_is_no_variable(ai, name):
+    with pytest.raises(openai.BadRequestError) as error:
+        ai.chat.completions.create(
+            model="story", messages=MESSAGES, extra_body={"chat_template_kwargs": {name: 1}}
+        )
+    assert "chat_template_kwargs" in error.value.body["path"]
