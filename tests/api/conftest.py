@@ -96,6 +96,7 @@ def serve() -> Iterator[Callable[[Service], Live]]:
             log_level="error",
             http=BoundedProtocol,
             lifespan="off",
+            timeout_keep_alive=60,  # a starved client would meet a connection that has just ended
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)

@@ -295,5 +295,5 @@ def test_a_file_that_could_hold_its_absurd_counts_costs_little(case: str, tmp_pa
     ).stdout
     verdict, seconds, megabytes = output.split()
     assert verdict == "bad_gguf"
-    assert float(seconds) < 1
+    assert float(seconds) < 2  # of CPU; half of it on an idle machine
     assert int(megabytes) < 150

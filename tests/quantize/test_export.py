@@ -120,13 +120,16 @@ def test_metadata_is_copied_key_by_key_with_its_types(shared_data: Path, tmp_pat
 @pytest.mark.parametrize("family", ["llama-dense", "llama-moe", "qwen3-dense", "gemma2-dense"])
 @pytest.mark.parametrize("recipe", ["q8_0", "q6_k", "q4_k_m"])
 def test_our_types_and_errors_against_llama_quantize(shared_data: Path, family, recipe):
-    """Same types, tensor by tensor, and a smaller root mean square error in every quantized one."""
+    """Same types, tensor by tensor, but for the fallback of rows that are not whole superblocks, which we
+    choose by measured error; and a smaller root mean square error in every quantized tensor."""
     source = shared_data / "architectures" / f"{family}.gguf"
     model = read_model(source)
     types = assign_types(model, Quantization(recipe))
     ours = {error.name: error for error in tensor_errors(model, types)}
     for tensor in GGUFReader(shared_data / "quantized" / f"{family}-{recipe.upper()}.gguf").tensors:
-        assert ours[tensor.name].type == tensor.tensor_type.name.lower()
+        kind = tensor.tensor_type.name.lower()
+        whole = tensor.shape[0] % 256 == 0  # gguf's reader gives the length of a row first
+        assert ours[tensor.name].type == (kind if whole or kind != "q5_0" else "q5_1")
         with open_rows(model) as rows:
             x = rows.float32(model.tensors[tensor.name])
         theirs = quants.dequantize(np.asarray(tensor.data), tensor.tensor_type).reshape(x.shape)
