@@ -32,6 +32,7 @@ def test_random_bits_under_the_sanitizers(tmp_path: Path, march):
         *flags,
         *sanitize,
         f"-I{TOOLS}",
+        f"-I{TOOLS.parent / 'include'}",
         f"-I{tmp_path}",
         *map(str, ENCODERS),
         str(driver),
