@@ -36,6 +36,10 @@ _OK, _E_ARGUMENT, _E_MEMORY, _E_THREADS, _E_NUMERIC, _E_MACHINE = range(6)
 Floats = npt.NDArray[np.float32]
 
 
+#: What to do about logits that are not finite.
+NUMERIC_HINT = "the model or its quantization is at fault; try another quantization, or q8_0/f32"
+
+
 @dataclass
 class NumericError(EngineError):
     """``numeric_error``: logits of a step are NaN or infinite.
@@ -338,7 +342,7 @@ class Executable:
         return NumericError(
             "numeric_error",
             f"a value became NaN or infinite{place}",
-            hint="the model or its quantization is at fault; try another quantization, or q8_0/f32",
+            hint=NUMERIC_HINT,
             exit_code=EXIT_RUN,
             token_index=int(fault.token_index),
             op=op,

@@ -17,7 +17,7 @@ import numpy as np
 from runtime.bundle.plan import ResolvedPlan
 from runtime.bundle.reader import open_bundle
 from runtime.engine.drafts import StepTimes
-from runtime.engine.executable import Executable, Floats, NumericError
+from runtime.engine.executable import NUMERIC_HINT, Executable, Floats, NumericError
 from runtime.engine.memory import SlotMemory
 from runtime.engine.pagestore import store_of
 from runtime.engine.prefix import Prompt
@@ -378,6 +378,6 @@ def _not_finite() -> EngineError:
     return EngineError(
         "numeric_error",
         "a value became NaN or infinite",
-        hint="the model or its quantization is at fault; try another quantization, or q8_0/f32",
+        hint=NUMERIC_HINT,
         exit_code=EXIT_RUN,
     )

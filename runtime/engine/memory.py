@@ -109,10 +109,6 @@ class SlotMemory:
         """Positions of a taken slot whose keys and values are there."""
         return self._held[slot].length
 
-    def reused(self, slot: int) -> int:
-        """Of these, those that came from the cache."""
-        return self._held[slot].reused
-
     def pages_held(self, slot: int) -> int:
         """Pages of all groups that a slot's table names."""
         return int(np.count_nonzero(self.tables[slot] != NO_PAGE))
@@ -201,7 +197,7 @@ class SlotMemory:
                 break
             found.append((block, stored))
         shared = [
-            (self._tree.shared_tokens(prompt, block, stored.ids), i, stored)
+            (prompt.shared_tokens(block, stored.ids), i, stored)
             for i, stored in enumerate(self._store.following(names[block], MOST_TAILS))
         ]
         tokens, _, tail = max(shared, default=(0, 0, None), key=lambda entry: entry[0])
@@ -363,7 +359,7 @@ class SlotMemory:
         if prompt is None or page is None:
             return
         for block, stored in prompt.stored:
-            tokens = self._tree.shared_tokens(prompt, block, stored.ids)
+            tokens = prompt.shared_tokens(block, stored.ids)
             if held.length != block * PAGE or len(stored.pages) < len(self.groups) or tokens < SHORTEST_TAIL:
                 continue
             length = block * PAGE + tokens

@@ -60,6 +60,14 @@ class Prompt:
             names.append(name_of(names[-1], self.ids[first : first + PAGE]))
         return tuple(names)
 
+    def shared_tokens(self, blocks: int, ids: Ids) -> int:
+        """How many tokens a block of ``ids`` shares with what follows the first ``blocks`` blocks, the
+        last token excepted."""
+        rest = self.ids[blocks * PAGE : min((blocks + 1) * PAGE, len(self) - 1)]
+        n = min(len(rest), len(ids))
+        differ = np.flatnonzero(rest[:n] != ids[:n])
+        return int(differ[0]) if len(differ) else n
+
 
 @dataclass(eq=False)
 class Node:
@@ -94,9 +102,6 @@ class PrefixTree:
 
     def __len__(self) -> int:
         return len(self._nodes)
-
-    def __iter__(self) -> Iterator[Node]:
-        return iter(self._nodes.values())
 
     def get(self, name: Name) -> Node | None:
         return self._nodes.get(name)
@@ -135,17 +140,9 @@ class PrefixTree:
             found.append(node)
         return found
 
-    def shared_tokens(self, prompt: Prompt, blocks: int, ids: Ids) -> int:
-        """How many tokens a block of ``ids`` shares with what follows the first ``blocks`` blocks of a
-        prompt, its last token excepted."""
-        rest = prompt.ids[blocks * PAGE : min((blocks + 1) * PAGE, len(prompt) - 1)]
-        n = min(len(rest), len(ids))
-        differ = np.flatnonzero(rest[:n] != ids[:n])
-        return int(differ[0]) if len(differ) else n
-
     def tails(self, prompt: Prompt, blocks: int) -> Iterator[tuple[Node, int]]:
         """Nodes after the first ``blocks`` blocks that share a beginning with what follows them in the
         prompt, its last token excepted, and how many tokens they share; the most recent first."""
         siblings = list(self._after.get(prompt.names[blocks], {}).values())
         for node in reversed(siblings[-MOST_TAILS:]):
-            yield node, self.shared_tokens(prompt, blocks, node.ids)
+            yield node, prompt.shared_tokens(blocks, node.ids)
